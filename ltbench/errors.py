@@ -1,0 +1,37 @@
+"""Errors a user can act on: each says what was expected, what came and what to do."""
+
+
+class LtbenchError(Exception):
+    """An error with one message for the user and an exit code for the shell."""
+
+    exit_code = 1
+
+
+class RunFailedError(LtbenchError):
+    """A run that had started could not go on."""
+
+
+class UsageError(LtbenchError):
+    """A name, a setting or a combination of settings that cannot be used."""
+
+    exit_code = 2
+
+
+class DataMissingError(LtbenchError):
+    """Data, weights or a package that is not here; the message names what gets it."""
+
+    exit_code = 3
+
+
+class VerificationError(LtbenchError):
+    """Stored data that does not say what it should: a wrong digest, a leak, a damaged file."""
+
+    exit_code = 4
+
+
+class InterruptedRunError(LtbenchError):
+    """A run stopped by a signal, saved, and ready to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,26 @@
+"""Predictions of one split: what every metric is computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Inference logits of one split, with what is needed to score them.
+
+    Attributes:
+        ids: names of the images, str (N,).
+        targets: class indices, int64 (N,).
+        logits: the method's declared inference logits, float32 (N, C).
+        class_names: C names; position is the class index.
+        groups: lesion, patient or writer of each image, str (N,); None where unknown.
+    """
+
+    ids: np.ndarray
+    targets: np.ndarray
+    logits: np.ndarray
+    class_names: tuple[str, ...]
+    groups: np.ndarray | None = None
