@@ -1,0 +1,148 @@
+"""The Python twins of the commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ltbench.registry import DATASETS, METHODS, Registry
+
+if TYPE_CHECKING:
+    from ltbench.config import Request
+    from ltbench.runner import Outcome, Place
+
+DEFAULT_RESULTS = Path("results/runs")
+
+
+def list_plugins(registry: Registry[Any]) -> list[dict[str, Any]]:
+    """Name, paper, year, tags and source of each plugin; imports none of them."""
+    infos = [registry.info(name) for name in registry.names()]
+    return [
+        {
+            "name": info.name,
+            "year": info.year,
+            "tags": list(info.tags),
+            "paper": info.paper,
+            "source": info.source,
+            "licence": info.licence,
+        }
+        for info in infos
+    ]
+
+
+def list_methods() -> list[dict[str, Any]]:
+    """All methods."""
+    return list_plugins(METHODS)
+
+
+def list_datasets() -> list[dict[str, Any]]:
+    """All data sets."""
+    return list_plugins(DATASETS)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Everything the project knows of a method, data set or recipe."""
+    from ltbench.catalogue import about
+
+    return about(name)
+
+
+def add_plugins(files: Iterable[Path]) -> None:
+    """Make plugin files known: each is a method or a data set by what it registers."""
+    for file in files:
+        text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else ""
+        (DATASETS if "DATASETS.register" in text else METHODS).add_file(Path(file))
+
+
+def run(
+    method: str,
+    dataset: str,
+    *,
+    seeds: Sequence[int] = (0,),
+    protocol: str | None = None,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    config_file: Path | None = None,
+    tuned_file: Path | None = None,
+    results: Path = DEFAULT_RESULTS,
+    data_root: Path | None = None,
+    resume: Literal["auto", "never"] = "auto",
+    plugins: Sequence[Path] = (),
+) -> list[Outcome]:
+    """Train, select on validation and test one method with several seeds.
+
+    Args:
+        method: `ecl`, or with a preset `ecl@authors`.
+        settings: dotted settings, such as {"method.temperature": 0.2, "epochs": 5}.
+
+    Returns:
+        For each seed the run's folder, its record, and whether it ran now or was done before.
+    """
+    from ltbench.config import Request
+    from ltbench.runner import Place
+
+    add_plugins(plugins)
+    request = Request(
+        method, dataset, protocol, recipe, dict(settings or {}), config_file, tuned_file
+    )
+    place = Place(results=results, data_root=data_root, resume=resume, plugins=tuple(plugins))
+    return [run_seed(request, seed, place) for seed in seeds]
+
+
+def run_seed(request: Request, seed: int, place: Place) -> Outcome:
+    """Run one cell with one seed, its record holding the command that repeats it."""
+    from ltbench import runner
+
+    request = replace(request, settings={**request.settings, "seed": seed})
+    return runner.run(request, replace(place, command=repeat_command(request, seed, place)))
+
+
+def repeat_command(request: Request, seed: int, place: Place) -> str:
+    """The exact command that repeats a run."""
+    words = ["python", "bench.py", "run", "--method", request.method, "--dataset", request.dataset]
+    options = {
+        "--protocol": request.protocol,
+        "--recipe": request.recipe,
+        "--config": request.config_file,
+        "--tuned": request.tuned_file,
+        "--data-root": place.data_root,
+    }
+    for flag, value in options.items():
+        if value is not None:
+            words += [flag, str(value)]
+    for file in place.plugins:
+        words += ["--plugin", str(file)]
+    words += ["--seed", str(seed)]
+    for key, value in request.settings.items():
+        if key != "seed":
+            text = value if isinstance(value, str) else json.dumps(value)
+            words += ["--set", f"{key}={text}"]
+    return shlex.join(words)
+
+
+def table(
+    *,
+    results: Path = DEFAULT_RESULTS,
+    methods: Sequence[str] | None = None,
+    dataset: str | None = None,
+    protocol: str | None = None,
+    table_format: Literal["md", "csv"] = "md",
+) -> tuple[str, list[str]]:
+    """(the comparison tables of the stored runs, notes on records that were left out)."""
+    from ltbench.errors import DataMissingError
+    from ltbench.report.tables import comparison, to_csv, to_markdown
+    from ltbench.results import read_records
+
+    records, notes = read_records(results, methods=methods, dataset=dataset, protocol=protocol)
+    if not records:
+        raise DataMissingError(
+            f"No finished run in {results} fits. Run one first: "
+            "python bench.py run --method ecl --dataset digits_lt"
+        )
+    tables = comparison(records)
+    write = to_markdown if table_format == "md" else to_csv
+    return "\n\n".join(write(one).rstrip("\n") for one in tables) + "\n", notes

@@ -1,0 +1,229 @@
+"""One cell of a grid before it runs: its data, its needs checked, and the key that names it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltbench.config import RunConfig
+from ltbench.data.feed import Part
+from ltbench.data.lists import stored_split
+from ltbench.data.longtail import carve
+from ltbench.data.views import View
+from ltbench.dataset import Source, Split
+from ltbench.errors import UsageError
+from ltbench.files import canonical_json, sha256_hex
+from ltbench.method import Collective, Method, Task
+from ltbench.models import BackboneFactory
+from ltbench.registry import DATASETS, METHODS, source_files, suggest
+from ltbench.training.devices import device_kind, resolved_precision, resolved_threads
+
+KEY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run's configuration with its data at hand.
+
+    Attributes:
+        training, validation: parts of the split; the test part is made only after training.
+        feedback: what `ClassReport` is computed from, for methods that use validation.
+        key_parts: everything that decides the result but the seed, JSON-able.
+        key: the first digits of its SHA-256; names the folder.
+    """
+
+    config: RunConfig
+    source: Source
+    split: Split
+    split_digest: str
+    training: Part
+    validation: Part | None
+    feedback: Part | None
+    factory: BackboneFactory
+    key_parts: dict[str, Any]
+    key: str
+
+    @property
+    def method_class(self) -> type[Method]:
+        """The plugin's class."""
+        method: type[Method] = METHODS[self.config.method_name]
+        return method
+
+    @property
+    def uses_validation(self) -> bool:
+        """Whether training uses feedback from validation or from an inner part."""
+        return self.method_class.uses_validation(self.config.method)
+
+    def views(self) -> dict[str, View]:
+        """The recipe's views, ready to render."""
+        return {name: View(transforms) for name, transforms in self.config.views.items()}
+
+    def input_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std of the inputs by channel, on the scale 0..1."""
+        channels = self.source.images.shape[0]
+        if self.config.normalise == "none":
+            return (0.0,) * channels, (1.0,) * channels
+        if self.config.normalise == "backbone":
+            return self.factory.input_statistics()
+        return pixel_statistics(self.training)
+
+    def task(self, collective: Collective | None = None) -> Task:
+        """What the method may know."""
+        views = self.views()
+        name = "classify" if "classify" in views else "eval"
+        channels, height, width = views[name].output_shape(self.source.images.shape)
+        num_images, size = len(self.training), self.config.batch_size
+        steps = num_images // size if self.config.drop_last else -(-num_images // size)
+        return Task(
+            class_names=self.source.class_names,
+            class_counts=self.training.class_counts,
+            validation_counts=None if self.feedback is None else self.feedback.class_counts,
+            input_shape=(channels, height, width),
+            epochs=self.config.epochs,
+            batch_size=size,
+            steps_per_epoch=steps,
+            make_backbone=self.factory,
+            collective=collective or Collective(),
+        )
+
+
+def prepare(
+    config: RunConfig, *, results: Path, data_root: Path | None, asked: Sequence[str] = ()
+) -> Cell:
+    """Load and split the data, check what can be checked, and compute the key.
+
+    Args:
+        asked: dotted settings the user gave, to tell a rule that was asked for from a recipe's.
+
+    Raises:
+        UsageError, DataMissingError, VerificationError: with what to do about it.
+    """
+    dataset = DATASETS[config.dataset_name](config.dataset, data_root)
+    source = dataset.load()
+    split, split_digest = stored_split(
+        dataset, source, config.protocol, config.split_seed, results / "splits"
+    )
+    config = _selection_without_validation(config, split, asked)
+    method: type[Method] = METHODS[config.method_name]
+    train, feedback = _feedback(config, method, source, split)
+    factory = BackboneFactory(config.backbone, source.images.shape[0], config.weights)
+    key_parts = _key_parts(config, dataset, method, source, split_digest, factory)
+    cell = Cell(
+        config=config,
+        source=source,
+        split=split,
+        split_digest=split_digest,
+        training=Part.of(source, train),
+        validation=None if split.val is None else Part.of(source, split.val),
+        feedback=None if feedback is None else Part.of(source, feedback),
+        factory=factory,
+        key_parts=key_parts,
+        key=sha256_hex(canonical_json(key_parts).encode())[:KEY_LENGTH],
+    )
+    _check(cell)
+    return cell
+
+
+def pixel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of a part's pixels by channel, on the scale 0..1, from exact integer sums."""
+    channels = part.images.shape[0]
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for start in range(0, len(part), 1024):
+        pixels = part.images.take(part.positions[start : start + 1024]).numpy().astype(np.int64)
+        total += pixels.sum(axis=(0, 2, 3))
+        squares += (pixels**2).sum(axis=(0, 2, 3))
+        count += pixels.shape[0] * pixels.shape[2] * pixels.shape[3]
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def plugin_digest(file: Path | None) -> str:
+    """SHA-256 over a plugin's source and that of the plugins it imports."""
+    if file is None:
+        return "interactive"
+    texts = [f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in source_files(file)]
+    return sha256_hex("\0".join(texts).encode())
+
+
+def _selection_without_validation(
+    config: RunConfig, split: Split, asked: Sequence[str]
+) -> RunConfig:
+    if split.val is not None or config.select == "last":
+        return config
+    if "select" in asked:
+        raise UsageError(
+            f"select is '{config.select}', but protocol '{config.protocol}' has no validation "
+            "split. Use --select last, or a protocol with validation."
+        )
+    return config.model_copy(update={"select": "last"})
+
+
+def _feedback(
+    config: RunConfig, method: type[Method], source: Source, split: Split
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(training positions, feedback positions) for this method."""
+    if not method.uses_validation(config.method):
+        return split.train, None
+    if config.feedback_split == "validation":
+        return split.train, split.val
+    return carve(source, split.train, config.feedback_fraction, config.split_seed)
+
+
+def _key_parts(
+    config: RunConfig,
+    dataset: Any,
+    method: type[Method],
+    source: Source,
+    split_digest: str,
+    factory: BackboneFactory,
+) -> dict[str, Any]:
+    return {
+        "config": config.hashed(),
+        "split_digest": split_digest,
+        "image_digest": source.images.digest(),
+        "method_digest": plugin_digest(method.info.file),
+        "dataset_digest": plugin_digest(type(dataset).info.file),
+        "weights_digest": factory.weights_digest,
+        "precision": resolved_precision(config),
+        "device": device_kind(config.machine),
+        "machine": platform.machine(),
+        "num_devices": config.machine.devices,
+        "threads": resolved_threads(config.machine),
+    }
+
+
+def _check(cell: Cell) -> None:
+    config, method = cell.config, cell.method_class
+    names = cell.source.class_names
+    empty = [name for name, n in zip(names, cell.training.class_counts, strict=True) if n == 0]
+    if empty:
+        raise UsageError(
+            f"No training image of class {', '.join(empty)}. Every class needs at least one; lower "
+            "dataset.imbalance, or leave the class out of the data."
+        )
+    missing = [view for view in method.eval_views if view not in config.views]
+    if missing:
+        raise UsageError(suggest("view", missing[0], sorted(config.views)))
+    if config.optimizer.accumulate > 1:
+        for hook in ("update", "after_step"):
+            if getattr(method, hook) is not getattr(Method, hook):
+                raise UsageError(
+                    f"optimizer.accumulate is {config.optimizer.accumulate}, but method "
+                    f"'{config.method_name}' has a `{hook}` of its own, which must see the whole "
+                    "batch. Use optimizer.accumulate=1."
+                )
+    if config.sync_batchnorm and cell.key_parts["device"] != "cuda":
+        raise UsageError("sync_batchnorm needs CUDA devices; on CPU leave it false.")
+    num_images = len(cell.training)
+    if config.drop_last and config.batch_size > num_images:
+        raise UsageError(
+            f"batch_size is {config.batch_size}, but the training part has {num_images} images. "
+            "Lower batch_size, or set drop_last=false."
+        )
+    method.check(config.method, cell.task())

@@ -1,0 +1,437 @@
+"""Claims: of all processes that see a run folder, on one machine or many, one works in it.
+
+A claim is a file `claim-<generation>.json`, made with O_EXCL, which holds on network file systems
+where locks do not. The highest generation owns the folder. Whoever finds a dead or released
+generation n takes over by making n + 1: of several takers exactly one succeeds, and nothing is
+renamed or removed to get there. Generations never go back while there is work to do, so a process
+that slept between looking and acting finds its number taken or overtaken, never free once more: a
+release leaves `claim-<generation>.released` behind until the work is done.
+
+A holder is dead at once when its process is known to be gone: same host, same boot, same process
+namespace, and no process of that number and start time. Otherwise it is dead when its file, touched
+by a heartbeat, has stood still while we watched. Clocks of two machines are never compared.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from ltbench.errors import LtbenchError, RunFailedError
+from ltbench.files import canonical_json, read_stamped, storage_errors, sync_folder
+from ltbench.results import run_folders
+
+HEARTBEAT_S: Final = 15.0
+# Longer than a missed heartbeat and the minute for which an NFS client may show old times.
+DEAD_AFTER_S: Final = 120.0
+
+_LOG = logging.getLogger(__name__)
+_PATTERN = re.compile(r"claim-(\d{6,})\.(json|released)")
+
+# Of our own: waiting must not move the random numbers of the process that trains.
+_JITTER = random.Random()
+
+State = Literal["free", "held", "dead"]
+Done = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """Who made a claim. `boot`, `namespace` and `started` are None where the system hides them."""
+
+    host: str
+    boot: str | None
+    namespace: str | None
+    pid: int
+    started: str | None
+    token: str
+    since: str
+
+    @classmethod
+    def here(cls) -> _Owner:
+        pid = os.getpid()
+        state = _process(pid)
+        return cls(
+            *_machine(),
+            pid=pid,
+            started=state[1] if state else None,
+            token=os.urandom(16).hex(),
+            since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+
+    @classmethod
+    def read(cls, data: bytes) -> _Owner | None:
+        """None for an empty or damaged claim: its maker fell between creating and writing it."""
+        try:
+            owner = cls(**json.loads(data))
+            return owner if 0 < owner.pid < 2**31 else None
+        except (ValueError, TypeError):
+            return None
+
+    def is_alive(self) -> bool | None:
+        """What the process table says; None where it cannot say."""
+        # Without a boot id, two machines or containers of one name could not be told apart.
+        if self.boot is None or (self.host, self.boot, self.namespace) != _machine():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # it lives, and is another user's
+        process = _process(self.pid)
+        if process is None or self.started is None:
+            return None
+        state, started = process
+        # A zombie has ended and only waits for its parent; another start time is a reused number.
+        return state not in "ZX" and started == self.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one look at a folder found: its highest generation and who owns it."""
+
+    state: State
+    generation: int = 0
+    owner: _Owner | None = None
+
+    @property
+    def description(self) -> str:
+        return str(self.owner or f"a process that has not written {_name(self.generation)} whole")
+
+
+class Claim:
+    """A folder that is ours until `release`, or until another process takes us for dead.
+
+    Use it as a context manager and call `check` before each write that another owner's work could
+    meet. Between a check and the write a process may still be suspended for minutes; whole files
+    written atomically make that harmless.
+    """
+
+    def __init__(
+        self, folder: Path, generation: int, token: str, *, heartbeat_s: float, done: Done | None
+    ) -> None:
+        self.folder = folder
+        self.generation = generation
+        self.path = folder / _name(generation)
+        self.lost = False  # set once it is known that another process owns the folder
+        self._token = token
+        self._heartbeat_s = heartbeat_s
+        self._done = done
+        # Forked children inherit this object, and neither own the claim nor may release it.
+        self._pid = os.getpid()
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name=f"claim {folder}", daemon=True)
+        self._heart.start()
+
+    def check(self) -> None:
+        """Look whether the claim still holds. Also right in children of the owner (DDP ranks).
+
+        Raises:
+            RunFailedError: it does not, or the folder cannot be read; write nothing more.
+        """
+        try:
+            held = not self.lost and not self._released.is_set() and self._holds()
+        except OSError as error:
+            raise RunFailedError(
+                f"The claim on {self.folder} cannot be read ({error.strerror}), so this process "
+                "stops before it writes. Everything up to the last checkpoint is kept; run the "
+                "same command again when the folder can be reached."
+            ) from error
+        if not held:
+            self.lost = True
+            raise RunFailedError(
+                f"The claim on {self.folder} was lost: expected to own {self.path.name}, but "
+                "another process took this one for dead, or the folder was cleaned. This process "
+                "stops before it writes; what it had written is kept. `bench.py status` shows "
+                "who works there now."
+            )
+
+    def release(self) -> None:
+        """Give the folder free. Does nothing the second time, or in a child of the owner."""
+        if os.getpid() != self._pid or self._released.is_set():
+            return
+        self._released.set()
+        # A heartbeat may hang in a network file system; it does no harm when it comes late.
+        self._heart.join(timeout=5.0)
+        try:
+            if not self.lost and self._holds():
+                self._let_go()
+        except OSError as error:
+            _LOG.warning(
+                "%s could not be released (%s); it is free when this process ends.",
+                *(self.path, error.strerror),
+            )
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def _holds(self) -> bool:
+        return _owns(self.folder, self.generation, self._token)
+
+    def _let_go(self) -> None:
+        if self._is_done():
+            # Nobody starts on work that is done, so the count of generations may end here.
+            _remove_below(self.folder, self.generation)
+            self.path.unlink(missing_ok=True)
+        else:
+            os.rename(self.path, self.path.with_suffix(".released"))
+
+    def _is_done(self) -> bool:
+        try:
+            return self._done is not None and self._done()
+        except (LtbenchError, OSError):
+            return False
+
+    def _beat(self) -> None:
+        while not self._released.wait(self._heartbeat_s):
+            try:
+                if self._holds():
+                    os.utime(self.path)
+                    continue
+            except FileNotFoundError:
+                pass
+            except OSError:
+                continue  # the storage is away for a moment; `check` tells when it matters
+            if not self._released.is_set():
+                self.lost = True
+            return
+
+
+def acquire(
+    folder: Path,
+    *,
+    wait: bool,
+    on_wait: Callable[[str], None] | None = None,
+    poll_s: float = 2.0,
+    done: Done | None = None,
+    heartbeat_s: float = HEARTBEAT_S,
+    dead_after_s: float = DEAD_AFTER_S,
+) -> Claim | None:
+    """Claim a folder, which is made where it is missing.
+
+    Args:
+        folder: the run folder.
+        wait: until the folder is free, or its work is done by another process.
+        on_wait: told who holds the folder, once for each holder.
+        poll_s: pause between two looks while waiting.
+        done: whether the work is done, e.g. `RunFolder.is_done`; asked before and after claiming.
+        heartbeat_s: pause between two heartbeats of the claim.
+        dead_after_s: how long a heartbeat of another machine stands still before it counts as dead.
+
+    Returns:
+        The claim; None where the work is done, or where another process is at it and `wait` is off.
+
+    Raises:
+        RunFailedError: the storage is full.
+        UsageError: the folder is read-only.
+    """
+    finished = done or (lambda: False)
+    told = previous = ""
+    while not finished():
+        look = _look(folder, dead_after_s)
+        if look.state != "held":
+            claim = _make(folder, look.generation + 1, heartbeat_s, done)
+            # The owner before us may have finished between our last look and our claim.
+            if claim is not None and not claim._is_done():
+                return claim
+            if claim is not None:
+                claim.release()
+                continue
+        elif on_wait is not None and look.description != told:
+            # A claim is empty for a moment while it is made: worth a word at the second look only.
+            if look.owner is not None or look.description == previous:
+                on_wait(look.description)
+                told = look.description
+            previous = look.description
+        if not wait:
+            return None
+        time.sleep(poll_s * _JITTER.uniform(0.75, 1.25))
+    return None
+
+
+def holder(folder: Path) -> str | None:
+    """Who is at work in a folder, for people to read; None where nobody is."""
+    look = _look(folder, DEAD_AFTER_S)
+    return look.description if look.state == "held" else None
+
+
+@dataclass(frozen=True)
+class DeadClaim:
+    """A claim whose owner is gone. `acquire(folder, wait=False)` and `release` clear it safely."""
+
+    folder: Path
+    description: str
+
+
+def dead_claims(
+    root: Path, *, observe_s: float = 0.0, dead_after_s: float = DEAD_AFTER_S
+) -> Iterator[DeadClaim]:
+    """Run folders below the results folder `root` whose owner is dead.
+
+    Args:
+        root: the results folder.
+        observe_s: how long to watch the claims of other machines. At 0 only those of this machine
+            are found; a little over `dead_after_s` finds all.
+        dead_after_s: as in `acquire`.
+    """
+    waiting = [run.path for run in run_folders(root)]
+    end = time.monotonic() + observe_s
+    while waiting:
+        looks = {folder: _look(folder, dead_after_s) for folder in waiting}
+        for folder, look in looks.items():
+            if look.state == "dead":
+                yield DeadClaim(folder, look.description)
+        pause = min(dead_after_s / 8, end - time.monotonic())
+        if pause <= 0:
+            return
+        waiting = [folder for folder, look in looks.items() if look.state == "held"]
+        time.sleep(pause)
+
+
+class _Watch:
+    """How long files have stood still, by our own monotonic clock, while we looked at them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: dict[Path, tuple[object, float, float]] = {}
+
+    def still_s(self, path: Path, sign: object, longest_gap_s: float) -> float:
+        """Note that `path` shows `sign` now; returns for how long it has shown the same.
+
+        A gap between two looks counts for `longest_gap_s` at most: if this process was suspended or
+        the file server was away, the owner gets the time to beat again before it is called dead.
+        """
+        now = time.monotonic()
+        with self._lock:
+            before, last, still = self._seen.get(path, (None, now, 0.0))
+            still = still + min(now - last, longest_gap_s) if before == sign else 0.0
+            self._seen[path] = (sign, now, still)
+        return still
+
+
+# Shared by all calls, so that a grid which passes by now and then finds dead machines too.
+_WATCH = _Watch()
+
+
+def _look(folder: Path, dead_after_s: float) -> _Look:
+    with storage_errors(folder):
+        generations = _generations(folder)
+        generation, released = generations[-1][:2] if generations else (0, True)
+        path = folder / _name(generation)
+        found = None if released else read_stamped(path)
+    if released:
+        return _Look("free", generation)
+    if found is None:  # released or overtaken since we listed the folder; the next look tells
+        return _Look("held", generation)
+    owner = _Owner.read(found[0])
+    alive = owner.is_alive() if owner else None
+    if alive is None:
+        alive = _WATCH.still_s(path, found, dead_after_s / 4) < dead_after_s
+    return _Look("held" if alive else "dead", generation, owner)
+
+
+def _make(folder: Path, generation: int, heartbeat_s: float, done: Done | None) -> Claim | None:
+    """Try to own `generation`; None where another process owns it or a higher one."""
+    owner = _Owner.here()
+    path = folder / _name(generation)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return None
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(canonical_json(asdict(owner)).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(folder)
+            # We may have slept since we looked, and made a number that was used and removed.
+            if _owns(folder, generation, owner.token):
+                _remove_below(folder, generation)
+                return Claim(folder, generation, owner.token, heartbeat_s=heartbeat_s, done=done)
+        except BaseException:
+            # Nobody else writes this number while it is here, so what lies there is ours.
+            with suppress(OSError):
+                path.unlink()
+            raise
+        if _has_token(path, owner.token):
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _owns(folder: Path, generation: int, token: str) -> bool:
+    generations = _generations(folder)
+    if not generations or generations[-1][:2] != (generation, False):
+        return False
+    return _has_token(folder / _name(generation), token)
+
+
+def _has_token(path: Path, token: str) -> bool:
+    found = read_stamped(path)
+    owner = _Owner.read(found[0]) if found else None
+    return owner is not None and owner.token == token
+
+
+def _name(generation: int) -> str:
+    return f"claim-{generation:06d}.json"
+
+
+def _generations(folder: Path) -> list[tuple[int, bool, str]]:
+    """Generation, whether released, file name. A number once released stays released."""
+    try:
+        matches = [_PATTERN.fullmatch(name) for name in os.listdir(folder)]
+    except FileNotFoundError:
+        return []
+    return sorted((int(m[1]), m[2] == "released", m[0]) for m in matches if m)
+
+
+def _remove_below(folder: Path, generation: int) -> None:
+    # What stays behind is only untidy: the highest generation alone counts.
+    with suppress(OSError):
+        for number, _, name in _generations(folder):
+            if number < generation:
+                (folder / name).unlink(missing_ok=True)
+
+
+@functools.cache
+def _machine() -> tuple[str, str | None, str | None]:
+    """Host, boot and process namespace: processes of which we see the true numbers share all."""
+    boot = namespace = None
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    return socket.gethostname(), boot, namespace
+
+
+def _process(pid: int) -> tuple[str, str] | None:
+    """State and start time (in ticks since boot) of a process; None where they cannot be read."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return None  # this /proc numbers processes otherwise than we do
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The command's name, in brackets, may hold spaces and brackets of its own.
+    fields = stat[stat.rindex(b")") + 1 :].decode("ascii").split()
+    return fields[0], fields[19]

@@ -1,0 +1,355 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ltbench import api
+from ltbench.errors import LtbenchError, UsageError
+from ltbench.registry import suggest
+
+if TYPE_CHECKING:
+    from ltbench.config import Request
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 data missing; 4 verification "
+    "failed; 5 some cells of a grid failed; 130, 143 interrupted, saved."
+)
+
+
+class Commands(click.Group):
+    """A group whose errors are one message on stderr and whose unknown commands suggest a known one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Click's, with a suggestion."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UsageError(suggest("command", args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="ltbench")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """A benchmark suite for long-tailed image classification."""
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    debug = "--debug" in (arguments if arguments is not None else sys.argv[1:])
+    try:
+        cli.main(args=arguments, prog_name="bench.py", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except LtbenchError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=api.DEFAULT_RESULTS,
+    show_default=True,
+    help="Root of the runs.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A plugin file of your own; may be given several times.",
+)
+
+
+@cli.command("list")
+@click.argument("kind", metavar="methods|datasets|recipes|presets|metrics|backbones")
+@json_option
+def list_command(kind: str, as_json: bool) -> None:
+    """List what there is."""
+    from ltbench import listing
+
+    rows = listing.rows(kind)
+    click.echo(json.dumps(rows, indent=2) if as_json else listing.render(kind, rows))
+
+
+@cli.command()
+@click.argument("name")
+@plugin_option
+@json_option
+def describe(name: str, plugins: tuple[Path, ...], as_json: bool) -> None:
+    """Explain a method, data set or recipe: settings, presets, departures."""
+    from ltbench import catalogue
+
+    api.add_plugins(plugins)
+    facts = catalogue.about(name)
+    click.echo(json.dumps(facts, indent=2, default=str) if as_json else catalogue.render(facts))
+
+
+# Flags of `run` that are settings, and the settings they set.
+SETTING_FLAGS: dict[str, str] = {
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "backbone": "backbone",
+    "weights": "weights",
+    "precision": "precision",
+    "select": "select",
+    "split_seed": "split_seed",
+    "device": "machine.device",
+    "devices": "machine.devices",
+    "threads": "machine.threads",
+}
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that `run` shares with the commands of grids."""
+    path = click.Path(path_type=Path)
+    options = [
+        click.option("--protocol", help="How the data are split; default: the data set's."),
+        click.option("--recipe", help="Training recipe; default: the data set's."),
+        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting."),
+        click.option("--config", "config_file", type=path, help="A YAML file of settings."),
+        click.option("--tuned", "tuned_file", type=path, help="A file of tuned settings."),
+        click.option("--epochs", type=int),
+        click.option("--batch-size", type=int, help="Images a step, over all devices together."),
+        click.option("--backbone"),
+        click.option("--weights", help="none, a timm tag, or a file."),
+        click.option("--precision", help="32, bf16 or auto."),
+        click.option("--select", help="val.accuracy, val.macro_f1, val.balanced_accuracy or last."),
+        click.option("--split-seed", type=int, help="Which images go where; 0 unless given."),
+        click.option("--device", help="auto, cpu or cuda."),
+        click.option("--devices", type=int, help="Devices of one run (DDP)."),
+        click.option("--threads", type=int, help="CPU threads; part of the key."),
+        click.option("--data-root", type=path, help="Where the data lie."),
+        results_option,
+        plugin_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.option("--method", "methods", required=True, help="ecl, ecl@authors; several with commas.")
+@click.option("--dataset", "datasets", required=True, help="Several with commas.")
+@click.option("--seed", type=int, help="One seed; 0 unless given.")
+@click.option("--seeds", help="Several: 0-4 or 0,2,5.")
+@click.option("--resume", type=click.Choice(["auto", "never"]), default="auto", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Check everything and print the configuration only.")
+@run_options
+def run(
+    methods: str, datasets: str, seed: int | None, seeds: str | None, dry_run: bool, **flags: Any
+) -> None:
+    """Train, select on validation, test once, and print the result."""
+    from ltbench.console import Console
+    from ltbench.runner import Place
+
+    console = Console()
+    api.add_plugins(flags["plugins"])
+    place = Place(
+        results=flags["results"],
+        data_root=flags["data_root"],
+        resume=flags["resume"],
+        plugins=flags["plugins"],
+        on_start=console.start,
+        on_epoch=console.epoch,
+        on_wait=console.say,
+    )
+    requests = [
+        request_of(method, dataset, flags)
+        for dataset in parse_names(datasets)
+        for method in parse_names(methods)
+    ]
+    seed_list = parse_seeds(seeds, seed)
+    if dry_run:
+        for request in requests:
+            console.dry_run(request, place)
+        return
+    outcomes = []
+    for request in requests:
+        for one in seed_list:
+            outcomes.append(api.run_seed(request, one, place))
+            console.outcome(outcomes[-1])
+    if len(outcomes) > 1:
+        console.comparison([outcome.record for outcome in outcomes])
+
+
+def request_of(method: str, dataset: str, flags: dict[str, Any]) -> Request:
+    """The run that flags ask for."""
+    from ltbench.config import Request, parse_assignments
+
+    settings = parse_assignments(flags["assignments"])
+    settings |= {
+        key: flags[flag] for flag, key in SETTING_FLAGS.items() if flags.get(flag) is not None
+    }
+    return Request(
+        method=method,
+        dataset=dataset,
+        protocol=flags["protocol"],
+        recipe=flags["recipe"],
+        settings=settings,
+        config_file=flags["config_file"],
+        tuned_file=flags["tuned_file"],
+    )
+
+
+def parse_names(text: str) -> list[str]:
+    """Names separated by commas."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("Expected a name, or several with commas between them; got none.")
+    return names
+
+
+def parse_seeds(seeds: str | None, seed: int | None) -> list[int]:
+    """`0-4` or `0,2,5` to numbers."""
+    if seeds is not None and seed is not None:
+        raise UsageError("Give --seed or --seeds, not both.")
+    if seeds is None:
+        return [seed or 0]
+    found: list[int] = []
+    for part in seeds.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}'.")
+        found += range(int(first), int(last if dash else first) + 1)
+    if not found:
+        raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}', which names no seed.")
+    return list(dict.fromkeys(found))
+
+
+@cli.command()
+@click.option("--method", "methods", help="Only these; commas between them.")
+@click.option("--dataset", help="Only this one.")
+@click.option("--protocol", help="Only this one.")
+@click.option("--format", "table_format", type=click.Choice(["md", "csv"]), default="md")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
+@results_option
+def table(
+    methods: str | None,
+    dataset: str | None,
+    protocol: str | None,
+    table_format: Any,
+    out: Path | None,
+    results: Path,
+) -> None:
+    """Compare the finished runs: mean and standard deviation over seeds."""
+    text, notes = api.table(
+        results=results,
+        methods=parse_names(methods) if methods else None,
+        dataset=dataset,
+        protocol=protocol,
+        table_format=table_format,
+    )
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    from ltbench.files import write_text
+
+    write_text(out, text)
+    click.echo(f"Wrote {out}")
+
+
+@cli.command()
+@results_option
+@json_option
+def status(results: Path, as_json: bool) -> None:
+    """Show which runs are done, running, or stopped half way."""
+    from ltbench import inspection
+
+    rows = inspection.status(results)
+    click.echo(json.dumps(rows, indent=2) if as_json else inspection.render_status(rows))
+
+
+@cli.command()
+@results_option
+@json_option
+def doctor(results: Path, as_json: bool) -> None:
+    """Check this machine: libraries, devices, memory, storage, data sets, plugins."""
+    from ltbench import inspection
+
+    checks = inspection.doctor(results)
+    click.echo(json.dumps(checks, indent=2) if as_json else inspection.render_doctor(checks))
+    if any(check["state"] == "failed" for check in checks):
+        sys.exit(1)
+
+
+@cli.group(cls=Commands)
+def data() -> None:
+    """Fetch and show data sets."""
+
+
+@data.command("show")
+@click.argument("dataset")
+@click.option("--protocol")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE")
+@click.option("--split-seed", type=int, default=0, show_default=True)
+@click.option("--data-root", type=click.Path(path_type=Path))
+@json_option
+def data_show(dataset: str, as_json: bool, **flags: Any) -> None:
+    """Classes, counts, protocols, licence, and where the data lie."""
+    from ltbench import inspection
+
+    facts = inspection.show_data(dataset, **flags)
+    click.echo(json.dumps(facts, indent=2) if as_json else inspection.render_data(facts))
+
+
+@data.command("fetch")
+@click.argument("dataset")
+@click.option("--data-root", type=click.Path(path_type=Path))
+def data_fetch(dataset: str, data_root: Path | None) -> None:
+    """Download a data set to the data folder."""
+    from ltbench import inspection
+
+    click.echo(inspection.fetch_data(dataset, data_root))
+
+
+@cli.group(cls=Commands)
+def plugin() -> None:
+    """Start a plugin of your own, and test it."""
+
+
+@plugin.command("new")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(["method", "dataset"]), default="method")
+@click.option("--dir", "folder", type=click.Path(path_type=Path, file_okay=False))
+def plugin_new(name: str, kind: str, folder: Path | None) -> None:
+    """Write a small plugin that works, to be filled in."""
+    from ltbench import scaffold
+
+    file = scaffold.new_plugin(name, kind, folder)
+    click.echo(f"Wrote {file}\nTest it: python bench.py plugin test {file.stem}")
+
+
+@plugin.command("test")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(["method", "dataset"]), default="method")
+@plugin_option
+def plugin_test(name: str, kind: str, plugins: tuple[Path, ...]) -> None:
+    """Run the conformance suite on a plugin."""
+    from ltbench import scaffold
+
+    api.add_plugins(plugins)
+    sys.exit(scaffold.test_plugin(name, kind, plugins))

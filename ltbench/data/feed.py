@@ -1,0 +1,246 @@
+"""Batches: which images in which step, rendered on the device, a pure function of seed and position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltbench.data.samplers import epoch_indices
+from ltbench.data.views import View
+from ltbench.dataset import Images, Source
+from ltbench.errors import UsageError
+from ltbench.method import Batch, Collective, Stream
+from ltbench.registry import suggest
+
+# A random word's `stream` number says what it is for: stage, stream within the stage, purpose.
+ORDER = 0  # purpose 0 is the order of images; purpose 1 + i is view i of the stream
+
+
+def stream_word(stage: int, stream: int, purpose: int) -> int:
+    """The counter-based generator's stream number for one purpose of one data stream."""
+    return (stage << 16) | (stream << 8) | purpose
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a split: which images of the source, with all that scoring needs."""
+
+    images: Images
+    positions: np.ndarray
+    ids: np.ndarray
+    targets: np.ndarray
+    groups: np.ndarray | None
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: Source, positions: np.ndarray) -> Part:
+        """The part of `source` at `positions`."""
+        return cls(
+            images=source.images,
+            positions=positions,
+            ids=source.ids[positions],
+            targets=source.targets[positions],
+            groups=None if source.groups is None else source.groups[positions],
+            class_names=source.class_names,
+        )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Images of each class."""
+        counts = np.bincount(self.targets, minlength=len(self.class_names))
+        return tuple(int(n) for n in counts)
+
+
+class Renderer:
+    """The pictures of one part, held on the device, and the views made of them there.
+
+    Args:
+        mean, std: (channels,) on the scale 0..1, applied after the view.
+        channels_last: memory format of what is delivered.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        views: Mapping[str, View],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        channels_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.part = part
+        self.views = views
+        self.seed = seed
+        self.device = device
+        self._pictures = part.images.take(part.positions).to(device)
+        self._targets = torch.as_tensor(part.targets, dtype=torch.int64, device=device)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def view(self, name: str) -> View:
+        """A view of the recipe by name."""
+        if name not in self.views:
+            raise UsageError(suggest("view", name, sorted(self.views)))
+        return self.views[name]
+
+    def batch(
+        self,
+        chosen: np.ndarray,
+        draws: np.ndarray,
+        names: Sequence[str],
+        *,
+        epoch: int,
+        words: Sequence[int],
+    ) -> Batch:
+        """Images `chosen` (positions in the part) in the named views.
+
+        Args:
+            draws: what number in the epoch each image is. Views are drawn by it and not by the
+                image, so that an image drawn twice in an epoch is not seen twice in one view.
+            words: the generator's stream number for each view.
+        """
+        index = torch.as_tensor(chosen, dtype=torch.int64).to(self.device, non_blocking=True)
+        pictures = self._pictures.index_select(0, index)
+        views = []
+        for name, word in zip(names, words, strict=True):
+            view = self.view(name)
+            numbers = view.draw(self.seed, stream=word, epoch=epoch, indices=draws)
+            views.append(self._normalise(view.render(pictures, numbers)))
+        return Batch(tuple(views), self._targets.index_select(0, index), index)
+
+    def in_order(
+        self, name: str, batch_size: int, first: int = 0, last: int | None = None
+    ) -> Iterator[Batch]:
+        """Images first..last-1 in stored order, in one view without randomness of its own."""
+        last = len(self.part) if last is None else last
+        for start in range(first, last, batch_size):
+            chosen = np.arange(start, min(start + batch_size, last))
+            yield self.batch(chosen, chosen, (name,), epoch=0, words=(stream_word(255, 0, 1),))
+
+    def _normalise(self, pictures: Tensor) -> Tensor:
+        return ((pictures - self._mean) / self._std).contiguous(memory_format=self._format)
+
+
+class StreamPlan:
+    """Which images one stream draws in each batch of each epoch, for one device of several.
+
+    Args:
+        batch_size: images a batch over all devices; each takes its contiguous share.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        stream: Stream,
+        *,
+        batch_size: int,
+        drop_last: bool,
+        word: int,
+        seed: int,
+        epochs: int,
+        collective: Collective,
+    ) -> None:
+        self.stream = stream
+        self.word = word
+        self.batch_size = batch_size
+        self._part, self._seed, self._epochs = part, seed, epochs
+        self._collective = collective
+        self.num_batches, self._last_size = _batches(
+            len(part), batch_size, drop_last, collective.world_size
+        )
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def chosen(self, epoch: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(positions in the part, their numbers in the epoch) of this device's share."""
+        order = self._epoch_order(epoch)
+        size = self._last_size if batch == self.num_batches - 1 else self.batch_size
+        share = size // self._collective.world_size
+        start = batch * self.batch_size + self._collective.rank * share
+        draws = np.arange(start, start + share)
+        return order[draws], draws
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_indices(
+                self._part.targets,
+                len(self._part.class_names),
+                self.stream.sampler,
+                seed=self._seed,
+                stream=self.word | ORDER,
+                epoch=epoch,
+                epochs=self._epochs,
+            )
+            self._order = (epoch, order)
+        return self._order[1]
+
+
+def _batches(num_images: int, batch_size: int, drop_last: bool, world_size: int) -> tuple[int, int]:
+    """(batches an epoch, size of the last). BatchNorm needs two images a device, so less is dropped."""
+    whole, rest = divmod(num_images, batch_size)
+    if whole == 0 and drop_last:
+        raise UsageError(
+            f"batch_size is {batch_size}, but the training part has {num_images} images. Lower "
+            "batch_size, or set drop_last=false to train on incomplete batches."
+        )
+    rest -= rest % world_size
+    if drop_last or rest < 2 * world_size:
+        return whole, batch_size
+    return whole + 1, rest
+
+
+class StageFeed:
+    """All streams of one stage. The first is the batch; the others go round beside it."""
+
+    def __init__(self, renderer: Renderer, plans: Mapping[str, StreamPlan]) -> None:
+        self._renderer = renderer
+        (self._first_name, self._first), *others = plans.items()
+        self._others = dict(others)
+        self.num_batches = self._first.num_batches
+        if self.num_batches == 0:
+            raise UsageError(
+                f"stream '{self._first_name}' has no batch in an epoch: {len(renderer.part)} "
+                f"training images, batch_size {self._first.batch_size}. Lower batch_size."
+            )
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """The batch of one step; where the others stand follows from epoch and step alone."""
+        first = self._render(self._first, epoch, step)
+        if not self._others:
+            return first
+        total = epoch * self.num_batches + step
+        also = {
+            name: self._render(plan, *divmod(total, plan.num_batches))
+            for name, plan in self._others.items()
+        }
+        return first._replace(also=also)
+
+    def _render(self, plan: StreamPlan, epoch: int, batch: int) -> Batch:
+        chosen, draws = plan.chosen(epoch, batch)
+        words = [plan.word | (1 + i) for i in range(len(plan.stream.views))]
+        return self._renderer.batch(chosen, draws, plan.stream.views, epoch=epoch, words=words)
+
+
+class TrainingSet:
+    """The training part as methods' hooks may see it, and as stages draw from it."""
+
+    def __init__(self, renderer: Renderer, eval_batch_size: int) -> None:
+        self.renderer = renderer
+        self.part = renderer.part
+        self.class_counts = renderer.part.class_counts
+        self._eval_batch_size = eval_batch_size
+
+    def iterate(self, split: str = "train", view: str = "eval") -> Iterator[Batch]:
+        """Pass once over the training images in stored order, in one view."""
+        if split != "train":
+            raise UsageError(f"methods may read the split 'train' only; '{split}' was asked for.")
+        return self.renderer.in_order(view, self._eval_batch_size)

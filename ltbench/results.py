@@ -1,0 +1,396 @@
+"""Run folders in and out: `<root>/<dataset>/<protocol>/<method>/<key>/seed-<n>/`.
+
+A run is named `<key>/seed-<n>`. Its `record.json` is written last and atomically: a run is done
+when that file is there and whole, and only then.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ltbench.errors import DataMissingError, LtbenchError, UsageError, VerificationError
+from ltbench.files import (
+    append_line,
+    canonical_json,
+    read_json,
+    sha256_hex,
+    storage_errors,
+    whole_lines,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from ltbench.predictions import Predictions
+from ltbench.registry import normalise
+
+SCHEMA_VERSION: Final = 1
+
+_LOG = logging.getLogger(__name__)
+_SEED = re.compile(r"seed-(\d+)")
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
+_FIELDS = ("ids", "targets", "logits", "class_names", "groups")
+# As much as a config and a first line need: a disk with less is full for our purpose.
+_PROBE_BYTES = 64 * 1024
+_NUM_LISTED = 10
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run: one cell of a grid with one seed."""
+
+    path: Path
+
+    @classmethod
+    def at(
+        cls, root: Path, *, dataset: str, protocol: str, method: str, key: str, seed: int
+    ) -> RunFolder:
+        """The folder where a run belongs; nothing is created.
+
+        Raises:
+            UsageError: a name that cannot be the name of a folder.
+        """
+        parts = {"dataset": dataset, "protocol": protocol, "method": method, "key": key}
+        for what, part in parts.items():
+            if not _PART.fullmatch(part):
+                raise UsageError(
+                    f"The {what} '{part}' cannot name a folder of results. Expected letters, "
+                    "digits and _ . @ + - only, a letter or digit first."
+                )
+        if seed < 0:
+            raise UsageError(f"Expected a seed of 0 or more, got {seed}.")
+        return cls(root.joinpath(*parts.values(), f"seed-{seed}"))
+
+    @property
+    def name(self) -> str:
+        """`<key>/seed-<n>`, as commands take it."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    def create(self) -> None:
+        """Make the folder and try to write in it, before anything expensive begins.
+
+        Raises:
+            RunFailedError: the storage is full.
+            UsageError: the folder is read-only or a file is in its way.
+        """
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        # The process id keeps the probes of two processes apart.
+        probe = self.path / f".probe-{os.getpid()}-{os.urandom(4).hex()}"
+        write_bytes(probe, bytes(_PROBE_BYTES))
+        with storage_errors(self.path):
+            probe.unlink()
+
+    def is_done(self) -> bool:
+        """Whether the record is there and whole.
+
+        A damaged record does not count. It is renamed to `record.json.damaged-<n>`, never deleted,
+        with a warning in the log.
+        """
+        try:
+            self.record()
+        except DataMissingError:
+            return False
+        except VerificationError as error:
+            aside = self._set_record_aside()
+            kept = f"kept as {aside.name}" if aside else "left where it is"
+            _LOG.warning("%s The run counts as not done; the file is %s.", error, kept)
+            return False
+        return True
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write the record, and with it the mark that this run is done. Nothing comes after it.
+
+        Raises:
+            ValueError: a number is NaN or infinite; metrics that are undefined are stored as None.
+        """
+        self.is_done()  # sets a damaged record aside, which this one would else replace
+        write_json(self.path / "record.json", {"schema_version": SCHEMA_VERSION, **record})
+
+    def record(self) -> dict[str, Any]:
+        """The record as it was written.
+
+        Raises:
+            DataMissingError: the run is not done.
+            VerificationError: the record is damaged.
+        """
+        path = self.path / "record.json"
+        record = read_json(path)
+        if not isinstance(record, dict) or not isinstance(record.get("schema_version"), int):
+            raise VerificationError(
+                f"{path} is damaged: expected a record with a schema_version, found "
+                f"{str(record)[:60]!r}. Restore it from a copy, or run the same command again."
+            )
+        return record
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration."""
+        write_json(self.path / "config.json", dict(config))
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration; raises like `record`."""
+        path = self.path / "config.json"
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise VerificationError(f"{path} is damaged: expected settings by name. Run it again.")
+        return config
+
+    def append_epoch(self, epoch: Mapping[str, Any]) -> None:
+        """Add one line to the history; it is on the disk when this returns."""
+        append_line(self._epochs_file, canonical_json(dict(epoch)))
+
+    def truncate_epochs(self, num_lines: int) -> int:
+        """Keep the first `num_lines` lines, those a checkpoint knows of; drop a torn last line.
+
+        Returns:
+            How many lines are kept: fewer than asked, with a warning, where the history is shorter.
+        """
+        kept = whole_lines(self._epochs_file)[:num_lines]
+        if self._epochs_file.exists():
+            write_text(self._epochs_file, "".join(f"{line}\n" for line in kept))
+        if len(kept) < num_lines:
+            _LOG.warning(
+                "%s has a gap: expected %d epochs, found %d. The run goes on without them.",
+                *(self._epochs_file, num_lines, len(kept)),
+            )
+        return len(kept)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The history, one dict an epoch; a torn last line is left out.
+
+        Raises:
+            VerificationError: a finished line is damaged.
+        """
+        history = []
+        for number, line in enumerate(whole_lines(self._epochs_file), start=1):
+            try:
+                history.append(json.loads(line))
+            except ValueError as error:
+                raise VerificationError(
+                    f"{self._epochs_file} is damaged: expected JSON in line {number}, found "
+                    f"{line[:60]!r}. Record and predictions are not affected; remove the line to "
+                    "read the others."
+                ) from error
+        return history
+
+    def write_predictions(self, predictions: Mapping[str, Predictions | None]) -> None:
+        """Write the predictions of all parts into one `predictions.npz`, atomically, no pickles.
+
+        Args:
+            predictions: by part, "val" and "test"; None where the protocol has no such part.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        for part, given in predictions.items():
+            if given is not None:
+                fields = _as_arrays(given, f"the predictions of '{part}'")
+                arrays |= {f"{part}/{field}": array for field, array in fields.items()}
+        buffer = io.BytesIO()
+        # Names are stored four bytes a letter, mostly zeros: compressing makes small runs smaller.
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_bytes(self.path / "predictions.npz", buffer.getvalue())
+
+    def read_predictions(self, part: str) -> Predictions:
+        """The stored predictions of "val" or "test".
+
+        Raises:
+            DataMissingError: the run has stored none, or none of this part.
+            VerificationError: the file is damaged.
+        """
+        path = self.path / "predictions.npz"
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                names = {field: f"{part}/{field}" for field in _FIELDS}
+                arrays = {f: stored[name] for f, name in names.items() if name in stored.files}
+                parts = sorted({name.rpartition("/")[0] for name in stored.files})
+            if not arrays:
+                raise DataMissingError(
+                    f"{path} holds no predictions of '{part}', only of: {', '.join(parts)}."
+                )
+            _check_shapes(arrays, "the stored arrays")
+            class_names = tuple(arrays.pop("class_names").tolist())
+            return Predictions(class_names=class_names, **arrays)
+        except FileNotFoundError as error:
+            raise DataMissingError(
+                f"Expected predictions at {path}, found none. Run the cell again to make them."
+            ) from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise VerificationError(
+                f"{path} is damaged: expected the arrays {', '.join(_FIELDS)} of '{part}', got "
+                f"{type(error).__name__}: {error}. Restore it from a copy, or run the cell again."
+            ) from error
+
+    @property
+    def _epochs_file(self) -> Path:
+        return self.path / "epochs.jsonl"
+
+    def _set_record_aside(self) -> Path | None:
+        number = 1
+        while (aside := self.path / f"record.json.damaged-{number}").exists():
+            number += 1
+        try:
+            os.rename(self.path / "record.json", aside)
+        except OSError:  # another process was first, or the folder is read-only
+            return None
+        return aside
+
+
+def predictions_digest(predictions: Predictions) -> str:
+    """SHA-256 over ids, targets, float32 logits and class names; the same on every machine."""
+    arrays = _as_arrays(predictions, "the predictions")
+    names = {field: arrays[field].tolist() for field in ("ids", "class_names")}
+    # The text ends where the numbers begin, whose lengths follow from its number of names.
+    text = canonical_json(names).encode() + b"\n"
+    targets = arrays["targets"].astype("<i8").tobytes()
+    return sha256_hex(text + targets + arrays["logits"].astype("<f4").tobytes())
+
+
+def run_folders(
+    root: Path,
+    *,
+    methods: Iterable[str] | None = None,
+    dataset: str | None = None,
+    protocol: str | None = None,
+) -> Iterator[RunFolder]:
+    """Every run below `root`, done or not, ordered by name and seed; None means all.
+
+    Names may be written with hyphens or underscores.
+    """
+    levels = (
+        {normalise(dataset)} if dataset is not None else None,
+        {normalise(protocol)} if protocol is not None else None,
+        {normalise(method) for method in methods} if methods is not None else None,
+        None,
+    )
+    folders = [root]
+    for wanted in levels:
+        folders = [
+            child
+            for folder in folders
+            for child in _subfolders(folder)
+            if wanted is None or normalise(child.name) in wanted
+        ]
+    for folder in folders:
+        seeds = ((_SEED.fullmatch(child.name), child) for child in _subfolders(folder))
+        numbered = sorted((int(match[1]), child) for match, child in seeds if match)
+        yield from (RunFolder(child) for _, child in numbered)
+
+
+def read_records(
+    root: Path,
+    *,
+    methods: Iterable[str] | None = None,
+    dataset: str | None = None,
+    protocol: str | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records of all runs that are done, and what was left out. Changes nothing on the disk.
+
+    Returns:
+        Records as written, each with its `folder` added, in the order of `run_folders`; and one
+        message for each record that is damaged or of another schema version.
+    """
+    records = []
+    messages = []
+    for run in run_folders(root, methods=methods, dataset=dataset, protocol=protocol):
+        try:
+            record = run.record()
+        except DataMissingError:
+            continue
+        except LtbenchError as error:
+            messages.append(f"Left out: {error}")
+            continue
+        if record["schema_version"] != SCHEMA_VERSION:
+            messages.append(
+                f"Left out: {run.path} has a record of schema version {record['schema_version']}, "
+                f"expected {SCHEMA_VERSION}. Read it with the ltbench that wrote it, or move the "
+                "folder away and run the cell again."
+            )
+            continue
+        records.append({**record, "folder": str(run.path)})
+    return records, messages
+
+
+def find_run(root: Path, name: str) -> RunFolder:
+    """The run a user means.
+
+    Args:
+        root: the results folder.
+        name: a run folder, `<key>/seed-<n>`, or the beginning of a key that only one run has;
+            `<beginning>/seed-<n>` picks one seed of several.
+
+    Raises:
+        UsageError: no run or several runs match; the message lists them.
+    """
+    given = Path(name).expanduser()
+    if name.strip() and ((given / "record.json").is_file() or (given / "config.json").is_file()):
+        return RunFolder(given.resolve())
+    runs = list(run_folders(root))
+    prefix, _, seed = name.strip().rstrip("/").partition("/")
+    near = [
+        run
+        for run in runs
+        if prefix and run.path.parent.name.startswith(prefix) and seed in ("", run.path.name)
+    ]
+    # A whole key wins over a longer one that begins with it.
+    matches = [run for run in near if run.path.parent.name == prefix] or near
+    if len(matches) == 1:
+        return matches[0]
+    expected = "Expected a run folder, <key>/seed-<n>, or the beginning of one run's key."
+    if matches:
+        raise UsageError(f"'{name}' means {len(matches)} runs. {expected}{_listed(matches)}")
+    known = _listed(runs) if runs else " There are none yet; `bench.py run` makes one."
+    raise UsageError(f"No run '{name}' in {root}. {expected}{known}")
+
+
+def _listed(runs: list[RunFolder]) -> str:
+    lines = [f"\n  {run.name}  ({run.path})" for run in runs[:_NUM_LISTED]]
+    more = f"\n  and {len(runs) - _NUM_LISTED} more" if len(runs) > _NUM_LISTED else ""
+    return " Candidates:" + "".join(lines) + more
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(
+            f"The folder {folder} cannot be listed ({error.strerror}). Expected a folder that this "
+            "user may read; mend its permissions or choose another with --results."
+        ) from error
+    return [folder / name for name in sorted(names)]
+
+
+def _as_arrays(predictions: Predictions, what: str) -> dict[str, np.ndarray]:
+    arrays = {
+        "ids": np.asarray(predictions.ids, dtype=np.str_),
+        "targets": np.asarray(predictions.targets, dtype=np.int64),
+        "logits": np.ascontiguousarray(predictions.logits, dtype=np.float32),
+        "class_names": np.asarray(predictions.class_names, dtype=np.str_),
+    }
+    if predictions.groups is not None:
+        arrays["groups"] = np.asarray(predictions.groups, dtype=np.str_)
+    _check_shapes(arrays, what)
+    return arrays
+
+
+def _check_shapes(arrays: dict[str, np.ndarray], what: str) -> None:
+    num_images, num_classes = arrays["ids"].size, arrays["class_names"].size
+    expected = {field: (num_images,) for field in ("ids", "targets", "groups")}
+    for field, shape in {**expected, "logits": (num_images, num_classes)}.items():
+        if (field in arrays or field != "groups") and arrays[field].shape != shape:
+            raise ValueError(
+                f"{what} do not fit together: expected {field} of shape {shape} for {num_images} "
+                f"ids and {num_classes} classes, got {arrays[field].shape}"
+            )

@@ -1,0 +1,157 @@
+"""A first version of a plugin that works, and the conformance suite on any plugin."""
+
+from __future__ import annotations
+
+import keyword
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ltbench.errors import DataMissingError, UsageError
+from ltbench.files import write_text
+from ltbench.registry import DATASETS, METHODS, normalise
+
+_METHOD = '''"""{title}: say in one line what is new about it."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltbench.method import METHODS, Method, Progress
+
+
+@METHODS.register(
+    "{name}",
+    paper="Authors, Title, Venue Year",
+    year={year},
+    source="owner/repository@commit",
+    tags=(),
+)
+class {title}(Method):
+    """What it does.
+
+    l_i = -log softmax(x_i)[y_i]
+    """
+
+    def per_sample_loss(self, logits: Tensor, targets: Tensor, progress: Progress) -> Tensor:
+        """l_i (B,) of logits (B, C) and targets (B,)."""
+        return F.cross_entropy(logits, targets, reduction="none")
+'''
+
+_DATASET = '''"""{title}: say in one line what the pictures show."""
+
+import numpy as np
+
+from ltbench.data.images import ArrayImages
+from ltbench.data.longtail import held_out
+from ltbench.dataset import DATASETS, Dataset, DatasetConfig, Source, Split
+
+
+@DATASETS.register(
+    "{name}",
+    paper="Authors, Title, Venue Year",
+    year={year},
+    source="where the images come from",
+    licence="",
+    tags=("synthetic",),
+)
+class {title}(Dataset):
+    """What is in it. Here: noise, brighter by class, until you read your own images."""
+
+    Config = DatasetConfig
+    protocols = {{"held_out": "validation and test held out"}}
+    default_protocol = "held_out"
+    default_recipe = "digits"
+
+    def load(self) -> Source:
+        """Read the images: uint8 (N, channels, height, width)."""
+        targets = np.repeat(np.arange(3), 120)
+        noise = np.random.default_rng(0).integers(0, 80, (360, 1, 8, 8))
+        return Source(
+            images=ArrayImages((noise + 60 * targets[:, None, None, None]).astype(np.uint8)),
+            ids=np.array([f"{name}-{{i:04d}}" for i in range(360)]),
+            targets=targets.astype(np.int64),
+            class_names=("dark", "middle", "bright"),
+        )
+
+    def split(self, source: Source, protocol: str, seed: int) -> Split:
+        """The same lists for the same seed."""
+        return held_out(source, imbalance=5.0, test_fraction=0.3, val_fraction=0.2, seed=seed)
+'''
+
+_TEST = '''"""The conformance suite on one plugin."""
+
+from pathlib import Path
+
+from ltbench.testing import {suite}
+
+
+class TestPlugin({suite}):
+    {kind} = {name!r}
+    plugins = ({plugins})
+'''
+
+
+def new_plugin(name: str, kind: str, folder: Path | None = None) -> Path:
+    """Write the scaffold of a method or data set; returns its file.
+
+    Args:
+        folder: where to; by default the plugin folder of the checkout ltbench runs from.
+
+    Raises:
+        UsageError: a bad or taken name, or no folder to write to.
+    """
+    name = normalise(name)
+    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+        raise UsageError(
+            f"'{name}' cannot name a plugin. Expected lower-case letters, digits and underscores, "
+            "such as my_method."
+        )
+    registry = METHODS if kind == "method" else DATASETS
+    if name in registry:
+        raise UsageError(f"There is a {kind} called '{name}' already: {registry.info(name).file}")
+    file = (folder or _plugin_folder(kind)) / f"{name}.py"
+    if file.exists():
+        raise UsageError(f"{file} exists already; it was left as it is. Choose another name.")
+    title = "".join(part.capitalize() for part in name.split("_"))
+    template = _METHOD if kind == "method" else _DATASET
+    write_text(file, template.format(name=name, title=title, year=2026))
+    return file
+
+
+def test_plugin(name: str, kind: str, plugins: Sequence[Path] = ()) -> int:
+    """Run the conformance suite on a plugin in a fresh process; returns its exit code."""
+    try:
+        import pytest  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise DataMissingError(
+            "The conformance suite needs pytest. Install it: pip install 'ltbench[test]'"
+        ) from error
+    registry = METHODS if kind == "method" else DATASETS
+    if name.endswith(".py"):
+        name = registry.add_file(Path(name))
+        plugins = (*plugins, Path(f"{name}.py"))
+    _ = registry[name]  # an unknown or broken plugin is named before pytest starts
+    suite = "MethodConformance" if kind == "method" else "DatasetConformance"
+    paths = "".join(f"Path({str(Path(file).resolve())!r}), " for file in plugins)
+    text = _TEST.format(suite=suite, kind=kind, name=normalise(name), plugins=paths)
+    with tempfile.TemporaryDirectory(prefix="ltbench-") as folder:
+        file = Path(folder) / "test_plugin.py"
+        file.write_text(text, encoding="utf-8")
+        arguments = ["-q", "-p", "no:cacheprovider", "--rootdir", folder, str(file)]
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments], check=False, env=os.environ
+        ).returncode
+
+
+def _plugin_folder(kind: str) -> Path:
+    checkout = Path(__file__).resolve().parents[1]
+    folder = checkout / f"{kind}s"
+    if not (checkout / "pyproject.toml").is_file() or not folder.is_dir():
+        raise UsageError(
+            "ltbench runs from an installed package, so it has no folder for new plugins. Give "
+            "one with --dir, and pass the file with --plugin FILE."
+        )
+    return folder

@@ -1,0 +1,66 @@
+"""Traps for what must not happen inside a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_SYNCING_OPS = (
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::equal",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::unique_consecutive",
+    "aten::is_nonzero",
+)
+_SYNCING_METHODS = ("cpu", "numpy", "tolist")
+
+
+class HostSyncError(AssertionError):
+    """Something in the step waited for the device."""
+
+
+class _Trap(TorchDispatchMode):
+    """Raises on operations that would wait for a CUDA device, also where tensors are on the CPU."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = func._schema.name
+        masked = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in _SYNCING_OPS or masked:
+            raise HostSyncError(
+                f"{name}{' with a boolean mask' if masked else ''} waits for the device inside the "
+                "training step. Keep the value on the device (torch.where, multiplication by a "
+                "mask), or move the computation to a hook between epochs."
+            )
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_host_sync() -> Iterator[None]:
+    """Raise `HostSyncError` on .item(), bool(tensor), .cpu(), .numpy(), nonzero, boolean masks."""
+    kept = {name: getattr(torch.Tensor, name) for name in _SYNCING_METHODS}
+
+    def forbidden(name: str) -> Callable[..., Any]:
+        def trap(*_: Any, **__: Any) -> Any:
+            raise HostSyncError(f"Tensor.{name}() waits for the device inside the training step.")
+
+        return trap
+
+    for name in kept:
+        setattr(torch.Tensor, name, forbidden(name))
+    try:
+        with _Trap():
+            yield
+    finally:
+        for name, original in kept.items():
+            setattr(torch.Tensor, name, original)

@@ -1,0 +1,309 @@
+"""The only training loop. It names no method: what differs between methods is in the contract."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ltbench import evaluator
+from ltbench.config import RunConfig
+from ltbench.data.feed import Renderer, TrainingSet
+from ltbench.errors import InterruptedRunError, RunFailedError
+from ltbench.method import ClassReport, Method, Progress, Stage
+from ltbench.metrics import class_report, selection_value, validation_summary
+from ltbench.predictions import Predictions
+from ltbench.training.checkpoint import save_checkpoint
+from ltbench.training.devices import FabricCollective
+from ltbench.training.engine import LossWatch
+from ltbench.training.ledger import StemCounter
+from ltbench.training.snapshot import Best, Log, State, log_of, put_back, rng_state, take
+from ltbench.training.stage import StageRun, build_stage
+
+_AGREE_EVERY = 16  # steps between agreements of several devices on saving and stopping
+_CHECK_EVERY = 100  # steps between looks at whether the loss is finite; each look synchronises
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the trainer tells and asks of the outside.
+
+    Attributes:
+        checkpoint: where the whole state goes.
+        on_epoch: takes the row of each finished epoch (first device only).
+        stop_signal: the number of a signal that asks to stop, or None.
+    """
+
+    checkpoint: Path
+    on_epoch: Callable[[Mapping[str, Any]], None] = lambda row: None
+    stop_signal: Callable[[], int | None] = lambda: None
+
+
+class Trainer:
+    """Trains one method on one training set.
+
+    Args:
+        method: on the run's device, with its initial weights.
+        validation: selects the epoch; None where the protocol has no validation.
+        feedback: what `ClassReport` is computed from; `validation`, an inner part, or None. Only
+            methods that declare `uses_validation` are given it.
+
+    Attributes:
+        log: costs, selected epochs.
+        last_state: the last epoch's weights where another epoch was selected, else None.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        method: Method,
+        training: TrainingSet,
+        validation: Renderer | None,
+        feedback: Renderer | None,
+        config: RunConfig,
+        around: Surroundings,
+    ) -> None:
+        self.fabric = fabric
+        self.method = method
+        self.training = training
+        self.validation = validation
+        self.feedback = feedback if method.uses_validation(method.config) else None
+        self.config = config
+        self.around = around
+        self.collective = FabricCollective(fabric)
+        self.log = Log()
+        self.last_state: dict[str, Tensor] | None = None
+        self._best: Best | None = None
+        self._pending: State | None = None
+        self._saved_at = self._clock = time.monotonic()
+
+    # -- the run --------------------------------------------------------------------------------
+
+    def fit(self, resume: State | None = None) -> None:
+        """Run all stages; afterwards the method holds the reported weights."""
+        stages = self.method.stages()
+        first = 0
+        if resume is not None:
+            self._pending, self.log, first = resume, log_of(resume), resume["stage"]
+            for stage in stages[:first]:
+                self.method.on_stage_start(stage, self.training)
+        for number in range(first, len(stages)):
+            self._run_stage(number, stages[number], is_last=number == len(stages) - 1)
+
+    def predict(self, renderer: Renderer) -> Predictions:
+        """Predictions of a part of the data, the same on every device."""
+        self.collective.sync_buffers(self.method)
+        return evaluator.predict(
+            self.method,
+            renderer,
+            batch_size=self.config.eval_batch_size,
+            collective=self.collective,
+            autocast=self.fabric.autocast,
+        )
+
+    def _run_stage(self, number: int, stage: Stage, *, is_last: bool) -> None:
+        run = build_stage(
+            number,
+            stage,
+            self.method,
+            self.training,
+            self.config,
+            fabric=self.fabric,
+            collective=self.collective,
+        )
+        self._best = None
+        first_epoch = first_step = 0
+        if self._pending is not None:
+            first_epoch, first_step = self._pending["epoch"], self._pending["step"]
+            if first_step == 0:
+                self._put_back(run, None)
+        for epoch in range(first_epoch, stage.epochs):
+            self._run_epoch(run, epoch, first_step if epoch == first_epoch else 0)
+        self._end_stage(run, is_last)
+
+    def _run_epoch(self, run: StageRun, epoch: int, first_step: int) -> None:
+        name, epochs, steps = run.stage.name, run.stage.epochs, run.feed.num_batches
+        self.method.train()
+        learning_rates = [o.set_epoch(epoch, epochs) for o in run.optimizers]
+        self.method.on_epoch_start(Progress(name, epoch, epochs, 0, steps), self.training)
+        for scheduled in run.optimizers:
+            scheduled.optimizer.zero_grad(set_to_none=True)
+        watch = LossWatch(self.fabric.device)
+        if first_step:
+            self._put_back(run, watch)
+        self._tick(training=False)
+        progress = Progress(name, epoch, epochs, first_step, steps)
+        for step in range(first_step, steps):
+            progress = progress._replace(step=step)
+            self._train_step(run, progress, watch)
+            self._between_steps(run, progress, watch)
+        for scheduled in run.optimizers:
+            if scheduled.every == "epoch":
+                scheduled.step(self.config.optimizer.clip_norm)
+        self._check_finite(run, epoch, watch)
+        self._tick(training=True)
+        self._close_epoch(run, progress, watch, learning_rates)
+
+    def _train_step(self, run: StageRun, progress: Progress, watch: LossWatch) -> None:
+        totals = self.log.totals
+        counter = None
+        if run.stage.name not in totals.forward_passes_per_step:
+            counter = StemCounter(self.method.backbone)
+        batch = run.feed.batch(progress.epoch, progress.step)
+        outputs = run.engine.run(self.method, batch, progress)
+        watch.add(outputs, progress.step)
+        totals.steps += 1
+        totals.images += batch.targets.shape[0] * self.collective.world_size
+        if counter is not None:
+            counter.remove()
+            images = counter.images * self.collective.world_size
+            totals.forward_passes_per_step[run.stage.name] = counter.passes
+            totals.forward_images_per_step[run.stage.name] = images
+
+    def _between_steps(self, run: StageRun, progress: Progress, watch: LossWatch) -> None:
+        """Save and stop where it is time to; the last step's turn comes at the epoch's end."""
+        step = progress.step + 1
+        if step == progress.steps:
+            return
+        if step % _CHECK_EVERY == 0:
+            self._check_finite(run, progress.epoch, watch)
+        if self.collective.world_size > 1 and step % _AGREE_EVERY:
+            return
+        stop = self.around.stop_signal()
+        if self.collective.any(self._save_is_due() or stop is not None):
+            self._tick(training=True)
+            self._check_finite(run, progress.epoch, watch)
+            self._save(run, progress.epoch, step, watch)
+            self._stop_if_asked(stop, run, progress.epoch, step)
+            self._tick(training=False)
+
+    def _close_epoch(
+        self, run: StageRun, progress: Progress, watch: LossWatch, learning_rates: list[float]
+    ) -> None:
+        summary, report = self._validate(run.stage)
+        self.method.on_epoch_end(progress, report)
+        if summary is not None:
+            self._select(run.stage, progress.epoch, summary)
+        row = {
+            "stage": progress.stage,
+            "epoch": progress.epoch,
+            "epochs": progress.epochs,
+            "learning_rates": learning_rates,
+            "train": watch.means(),
+            "val": summary,
+            "train_time_s": round(self.log.totals.train_time_s, 3),
+        }
+        self.log.num_rows += 1
+        if self.fabric.is_global_zero:
+            self.around.on_epoch(row)
+        self._tick(training=False)
+        next_epoch = progress.epoch + 1
+        stop = self.around.stop_signal()
+        due = self._save_is_due() or next_epoch == progress.epochs or stop is not None
+        if self.collective.any(due):
+            self._save(run, next_epoch, 0, None)
+        self._stop_if_asked(stop, run, next_epoch, 0)
+
+    def _end_stage(self, run: StageRun, is_last: bool) -> None:
+        best = self._best if is_last or run.stage.carry == "best" else None
+        if best is not None:
+            if is_last:
+                self.last_state = _copy_to_cpu(self.method)
+            self.method.load_state_dict(best.state)
+        self.log.selected.append(
+            {
+                "stage": run.stage.name,
+                "epochs": run.stage.epochs,
+                "steps_per_epoch": run.feed.num_batches,
+                "epoch": run.stage.epochs - 1 if best is None else best.epoch,
+                "value": None if best is None else best.value,
+            }
+        )
+
+    # -- validation and selection ---------------------------------------------------------------
+
+    def _validate(self, stage: Stage) -> tuple[dict[str, Any] | None, ClassReport | None]:
+        """(validation summary, report for the method), each None where there is none."""
+        validation = self.validation if stage.validate else None
+        predictions = None if validation is None else self.predict(validation)
+        summary = None if predictions is None else validation_summary(predictions)
+        if self.feedback is None:
+            return summary, None
+        if self.feedback is not self.validation or predictions is None:
+            predictions = self.predict(self.feedback)
+        return summary, _report(predictions)
+
+    def _select(self, stage: Stage, epoch: int, summary: Mapping[str, Any]) -> None:
+        if not stage.select or self.config.select == "last":
+            return
+        value = selection_value(summary, self.config.select)
+        if self._best is None or value >= self._best.value:
+            self._best = Best(epoch, value, _copy_to_cpu(self.method))
+
+    # -- saving, resuming, stopping -------------------------------------------------------------
+
+    def _tick(self, *, training: bool) -> None:
+        """Book the time since the last tick."""
+        now = time.monotonic()
+        self.log.totals.wall_time_s += now - self._clock
+        if training:
+            self.log.totals.train_time_s += now - self._clock
+        self._clock = now
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self.config.machine.checkpoint_every_s
+
+    def _save(self, run: StageRun, epoch: int, step: int, watch: LossWatch | None) -> None:
+        rng = self.collective.gather_object(rng_state(self.fabric.device))
+        if self.fabric.is_global_zero:
+            state = take(
+                run, self.method, self.log, self._best, watch, epoch=epoch, step=step, rng=rng
+            )
+            save_checkpoint(self.around.checkpoint, state)
+        self._saved_at = time.monotonic()
+
+    def _put_back(self, run: StageRun, watch: LossWatch | None) -> None:
+        if self._pending is not None:
+            rank = self.collective.rank
+            self._best = put_back(self._pending, run, self.method, watch, rank=rank)
+            self._pending = None
+
+    def _check_finite(self, run: StageRun, epoch: int, watch: LossWatch) -> None:
+        bad = [found for found in self.collective.gather_object(watch.first_bad()) if found]
+        if not bad:
+            return
+        step, term = min(bad)
+        kept = self.around.checkpoint
+        raise RunFailedError(
+            f"The loss is not finite: term '{term}' first at stage '{run.stage.name}', epoch "
+            f"{epoch} of {run.stage.epochs}, step {step} of {run.feed.num_batches} (all counted "
+            f"from 0). The last good checkpoint is kept: {kept if kept.exists() else 'none yet'}. "
+            "Lower optimizer.lr, set optimizer.clip_norm, or use precision 32."
+        )
+
+    def _stop_if_asked(self, stop: int | None, run: StageRun, epoch: int, step: int) -> None:
+        signals = [s for s in self.collective.gather_object(stop) if s is not None]
+        if signals:
+            raise InterruptedRunError(
+                f"Stopped by signal {signals[0]} at stage '{run.stage.name}', epoch {epoch}, step "
+                f"{step}; everything up to here is saved in {self.around.checkpoint}.",
+                signals[0],
+            )
+
+
+def _copy_to_cpu(method: Method) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in method.state_dict().items()}
+
+
+def _report(predictions: Predictions) -> ClassReport:
+    predicted = evaluator.predicted_classes(predictions.logits)
+    scores = class_report(predictions.targets, predicted, len(predictions.class_names))
+    columns = (scores.precision, scores.recall, scores.f1, scores.support)
+    return ClassReport(*(torch.as_tensor(np.asarray(c), dtype=torch.float64) for c in columns))

@@ -1,0 +1,104 @@
+"""Fabric for the run's devices, and what methods may ask of the others."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ltbench.config import MachineConfig, RunConfig
+from ltbench.errors import UsageError
+from ltbench.method import Collective
+
+FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
+
+
+def device_kind(machine: MachineConfig) -> str:
+    """"cuda" or "cpu"; checked against what is here."""
+    available = torch.cuda.is_available()
+    if machine.device == "cuda" and not available:
+        raise UsageError(
+            "machine.device is 'cuda', but torch sees no CUDA device here. Use --device cpu, or "
+            "check the driver with `nvidia-smi`."
+        )
+    kind = "cuda" if machine.device != "cpu" and available else "cpu"
+    if kind == "cuda" and machine.devices > torch.cuda.device_count():
+        raise UsageError(
+            f"machine.devices is {machine.devices}, but torch sees {torch.cuda.device_count()} "
+            "CUDA devices. Lower --devices."
+        )
+    return kind
+
+
+def resolved_precision(config: RunConfig) -> str:
+    """"32" or "bf16" ("auto" resolved for the device)."""
+    if config.precision == "auto":
+        return "bf16" if device_kind(config.machine) == "cuda" else "32"
+    return config.precision
+
+
+def resolved_threads(machine: MachineConfig) -> int:
+    """CPU threads a process uses; fixed, because their number changes the order of float sums."""
+    return machine.threads or max(1, len(os.sched_getaffinity(0)) // machine.devices)
+
+
+def make_fabric(config: RunConfig) -> Fabric:
+    """Fabric on the run's devices; DDP, in spawned processes, where there are several."""
+    strategy: Any = "auto"
+    if config.machine.devices > 1:
+        from lightning_fabric.strategies import DDPStrategy
+
+        # A method may leave parameters without a gradient in some steps (BBN's second branch).
+        strategy = DDPStrategy(start_method="spawn", find_unused_parameters=True)
+    return Fabric(
+        accelerator=device_kind(config.machine),
+        devices=config.machine.devices,
+        strategy=strategy,
+        precision=FABRIC_PRECISION[resolved_precision(config)],
+    )
+
+
+def settle(config: RunConfig) -> None:
+    """Fix threads and kernels in this process, so that the same run gives the same bits."""
+    torch.set_num_threads(resolved_threads(config.machine))
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+class FabricCollective(Collective):
+    """All devices of a Fabric run."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self.world_size = fabric.world_size
+        self.rank = fabric.global_rank
+
+    def gather(self, x: Tensor, *, grad: bool = False) -> Tensor:
+        """Rows of all devices, in rank order; with `grad`, gradients flow back to their device."""
+        if self.world_size == 1:
+            return x
+        gathered: Tensor = self._fabric.all_gather(x, sync_grads=grad)
+        return gathered.flatten(0, 1)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any device."""
+        if self.world_size == 1:
+            return flag
+        return bool(self._fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
+
+    def gather_object(self, value: Any) -> list[Any]:
+        """A picklable value of every device, in rank order."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def sync_buffers(self, module: nn.Module) -> None:
+        """Give every device rank 0's buffers (BatchNorm's running statistics differ by device)."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
