@@ -40,7 +40,7 @@ class DigitsLT(Dataset):
         """Settings of digits_lt."""
 
         imbalance: Imbalance = Field(
-            default=20, description="largest over smallest class of the training part"
+            default=20.0, description="largest over smallest class of the training part"
         )
         balanced_validation: bool = Field(
             default=False, description="the same number of validation images of every class"

@@ -60,7 +60,7 @@ class FashionMnistLT(Dataset):
         """Settings of fashion_mnist_lt."""
 
         imbalance: Imbalance = Field(
-            default=100, description="largest over smallest class of the training part"
+            default=100.0, description="largest over smallest class of the training part"
         )
         balanced_validation: bool = Field(
             default=False,

@@ -74,9 +74,11 @@ def _sections(facts: Mapping[str, Any]) -> list[str]:
             for name, text in facts["protocols"].items()
         ]
         parts.append("\n".join(["Protocols", *lines]))
-    for kind in ("presets", "ablations"):
-        if facts.get(kind):
-            parts.append("\n".join([kind.capitalize(), *_presets(facts, kind)]))
+    parts += [
+        "\n".join([kind.capitalize(), *_presets(facts, kind)])
+        for kind in ("presets", "ablations")
+        if facts.get(kind)
+    ]
     if facts.get("departures"):
         lines = [f"  {i}. {text}" for i, text in enumerate(facts["departures"], 1)]
         parts.append("\n".join(["Departures from the paper and its code", *lines]))
@@ -145,7 +147,7 @@ def _fields(
         rows.append(
             {
                 "setting": f"{prefix}.{name}",
-                "default": str(field.get_default(call_default_factory=True)),  # type: ignore[call-arg]
+                "default": str(field.get_default(call_default_factory=True)),
                 "allowed": _allowed(field),
                 "search": "" if space is None else str(space),
                 "meaning": field.description or "",

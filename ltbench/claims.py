@@ -28,7 +28,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from ltbench.errors import LtbenchError, RunFailedError
 from ltbench.files import canonical_json, read_stamped, storage_errors, sync_folder
@@ -40,7 +40,9 @@ DEAD_AFTER_S: Final = 120.0
 
 _LOG = logging.getLogger(__name__)
 _PATTERN = re.compile(r"claim-(\d{6,})\.(json|released)")
-
+# What a path showed, when we looked last, and how long it had stood still by our monotonic clock.
+# Shared by all calls, so that a grid which passes by now and then finds dead machines too.
+_SEEN: dict[Path, tuple[object, float, float]] = {}
 # Of our own: waiting must not move the random numbers of the process that trains.
 _JITTER = random.Random()
 
@@ -62,12 +64,11 @@ class _Owner:
 
     @classmethod
     def here(cls) -> _Owner:
-        pid = os.getpid()
-        state = _process(pid)
+        process = _process(os.getpid())
         return cls(
             *_machine(),
-            pid=pid,
-            started=state[1] if state else None,
+            pid=os.getpid(),
+            started=process[1] if process else None,
             token=os.urandom(16).hex(),
             since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
@@ -146,21 +147,14 @@ class Claim:
         Raises:
             RunFailedError: it does not, or the folder cannot be read; write nothing more.
         """
-        try:
+        with storage_errors(self.folder):
             held = not self.lost and not self._released.is_set() and self._holds()
-        except OSError as error:
-            raise RunFailedError(
-                f"The claim on {self.folder} cannot be read ({error.strerror}), so this process "
-                "stops before it writes. Everything up to the last checkpoint is kept; run the "
-                "same command again when the folder can be reached."
-            ) from error
         if not held:
             self.lost = True
             raise RunFailedError(
                 f"The claim on {self.folder} was lost: expected to own {self.path.name}, but "
                 "another process took this one for dead, or the folder was cleaned. This process "
-                "stops before it writes; what it had written is kept. `bench.py status` shows "
-                "who works there now."
+                "stops before it writes; what it had written is kept. See `bench.py status`."
             )
 
     def release(self) -> None:
@@ -171,13 +165,16 @@ class Claim:
         # A heartbeat may hang in a network file system; it does no harm when it comes late.
         self._heart.join(timeout=5.0)
         try:
-            if not self.lost and self._holds():
-                self._let_go()
+            if self.lost or not self._holds():
+                return
+            if self._is_done():
+                # Nobody starts on work that is done, so the count of generations may end here.
+                _remove_below(self.folder, self.generation)
+                self.path.unlink(missing_ok=True)
+            else:
+                os.rename(self.path, self.path.with_suffix(".released"))
         except OSError as error:
-            _LOG.warning(
-                "%s could not be released (%s); it is free when this process ends.",
-                *(self.path, error.strerror),
-            )
+            _LOG.warning("%s stays until this process ends: %s", self.path, error)
 
     def __enter__(self) -> Claim:
         return self
@@ -188,14 +185,6 @@ class Claim:
     def _holds(self) -> bool:
         return _owns(self.folder, self.generation, self._token)
 
-    def _let_go(self) -> None:
-        if self._is_done():
-            # Nobody starts on work that is done, so the count of generations may end here.
-            _remove_below(self.folder, self.generation)
-            self.path.unlink(missing_ok=True)
-        else:
-            os.rename(self.path, self.path.with_suffix(".released"))
-
     def _is_done(self) -> bool:
         try:
             return self._done is not None and self._done()
@@ -204,17 +193,12 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._released.wait(self._heartbeat_s):
-            try:
-                if self._holds():
-                    os.utime(self.path)
-                    continue
-            except FileNotFoundError:
-                pass
-            except OSError:
-                continue  # the storage is away for a moment; `check` tells when it matters
-            if not self._released.is_set():
-                self.lost = True
-            return
+            # Where the storage is away for a moment, `check` tells when it matters.
+            with suppress(OSError):
+                if not self._holds():
+                    self.lost = not self._released.is_set()
+                    return
+                os.utime(self.path)
 
 
 def acquire(
@@ -246,23 +230,20 @@ def acquire(
         UsageError: the folder is read-only.
     """
     finished = done or (lambda: False)
-    told = previous = ""
+    told = ""
     while not finished():
         look = _look(folder, dead_after_s)
         if look.state != "held":
             claim = _make(folder, look.generation + 1, heartbeat_s, done)
-            # The owner before us may have finished between our last look and our claim.
-            if claim is not None and not claim._is_done():
-                return claim
             if claim is not None:
+                # The owner before us may have finished between our last look and our claim.
+                if not claim._is_done():
+                    return claim
                 claim.release()
                 continue
         elif on_wait is not None and look.description != told:
-            # A claim is empty for a moment while it is made: worth a word at the second look only.
-            if look.owner is not None or look.description == previous:
-                on_wait(look.description)
-                told = look.description
-            previous = look.description
+            told = look.description
+            on_wait(told)
         if not wait:
             return None
         time.sleep(poll_s * _JITTER.uniform(0.75, 1.25))
@@ -275,8 +256,7 @@ def holder(folder: Path) -> str | None:
     return look.description if look.state == "held" else None
 
 
-@dataclass(frozen=True)
-class DeadClaim:
+class DeadClaim(NamedTuple):
     """A claim whose owner is gone. `acquire(folder, wait=False)` and `release` clear it safely."""
 
     folder: Path
@@ -308,29 +288,17 @@ def dead_claims(
         time.sleep(pause)
 
 
-class _Watch:
-    """How long files have stood still, by our own monotonic clock, while we looked at them."""
+def _still_s(path: Path, sign: object, longest_gap_s: float) -> float:
+    """Note that `path` shows `sign` now; returns for how long it has shown the same.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seen: dict[Path, tuple[object, float, float]] = {}
-
-    def still_s(self, path: Path, sign: object, longest_gap_s: float) -> float:
-        """Note that `path` shows `sign` now; returns for how long it has shown the same.
-
-        A gap between two looks counts for `longest_gap_s` at most: if this process was suspended or
-        the file server was away, the owner gets the time to beat again before it is called dead.
-        """
-        now = time.monotonic()
-        with self._lock:
-            before, last, still = self._seen.get(path, (None, now, 0.0))
-            still = still + min(now - last, longest_gap_s) if before == sign else 0.0
-            self._seen[path] = (sign, now, still)
-        return still
-
-
-# Shared by all calls, so that a grid which passes by now and then finds dead machines too.
-_WATCH = _Watch()
+    A gap between two looks counts for `longest_gap_s` at most: if this process was suspended or the
+    file server was away, the owner gets the time to beat again before it is called dead.
+    """
+    now = time.monotonic()
+    before, last, still = _SEEN.get(path, (None, now, 0.0))
+    still = still + min(now - last, longest_gap_s) if before == sign else 0.0
+    _SEEN[path] = (sign, now, still)
+    return still
 
 
 def _look(folder: Path, dead_after_s: float) -> _Look:
@@ -339,14 +307,13 @@ def _look(folder: Path, dead_after_s: float) -> _Look:
         generation, released = generations[-1][:2] if generations else (0, True)
         path = folder / _name(generation)
         found = None if released else read_stamped(path)
-    if released:
-        return _Look("free", generation)
-    if found is None:  # released or overtaken since we listed the folder; the next look tells
-        return _Look("held", generation)
+    if found is None:
+        # Not released yet gone: overtaken or released since we listed, and the next look tells.
+        return _Look("free" if released else "held", generation)
     owner = _Owner.read(found[0])
     alive = owner.is_alive() if owner else None
     if alive is None:
-        alive = _WATCH.still_s(path, found, dead_after_s / 4) < dead_after_s
+        alive = _still_s(path, found, dead_after_s / 4) < dead_after_s
     return _Look("held" if alive else "dead", generation, owner)
 
 
@@ -360,6 +327,7 @@ def _make(folder: Path, generation: int, heartbeat_s: float, done: Done | None) 
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return None
+        owned = False
         try:
             with open(descriptor, "wb") as file:
                 file.write(canonical_json(asdict(owner)).encode())
@@ -367,28 +335,22 @@ def _make(folder: Path, generation: int, heartbeat_s: float, done: Done | None) 
                 os.fsync(file.fileno())
             sync_folder(folder)
             # We may have slept since we looked, and made a number that was used and removed.
-            if _owns(folder, generation, owner.token):
-                _remove_below(folder, generation)
-                return Claim(folder, generation, owner.token, heartbeat_s=heartbeat_s, done=done)
-        except BaseException:
-            # Nobody else writes this number while it is here, so what lies there is ours.
-            with suppress(OSError):
-                path.unlink()
-            raise
-        if _has_token(path, owner.token):
-            path.unlink(missing_ok=True)
-    return None
+            owned = _owns(folder, generation, owner.token)
+        finally:
+            if not owned:
+                with suppress(OSError):
+                    path.unlink()
+    if not owned:
+        return None
+    _remove_below(folder, generation)
+    return Claim(folder, generation, owner.token, heartbeat_s=heartbeat_s, done=done)
 
 
 def _owns(folder: Path, generation: int, token: str) -> bool:
     generations = _generations(folder)
     if not generations or generations[-1][:2] != (generation, False):
         return False
-    return _has_token(folder / _name(generation), token)
-
-
-def _has_token(path: Path, token: str) -> bool:
-    found = read_stamped(path)
+    found = read_stamped(folder / _name(generation))
     owner = _Owner.read(found[0]) if found else None
     return owner is not None and owner.token == token
 
@@ -419,16 +381,16 @@ def _machine() -> tuple[str, str | None, str | None]:
     """Host, boot and process namespace: processes of which we see the true numbers share all."""
     boot = namespace = None
     with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        namespace = os.readlink("/proc/self/ns/pid")
+        # Else this /proc numbers processes otherwise than we do, and tells nothing.
+        if os.readlink("/proc/self") == str(os.getpid()):
+            namespace = os.readlink("/proc/self/ns/pid")
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return socket.gethostname(), boot, namespace
 
 
 def _process(pid: int) -> tuple[str, str] | None:
     """State and start time (in ticks since boot) of a process; None where they cannot be read."""
     try:
-        if os.readlink("/proc/self") != str(os.getpid()):
-            return None  # this /proc numbers processes otherwise than we do
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None

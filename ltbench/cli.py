@@ -25,7 +25,7 @@ EXIT_CODES = (
 
 
 class Commands(click.Group):
-    """A group whose errors are one message on stderr and whose unknown commands suggest a known one."""
+    """A group that answers an unknown command with the nearest known one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -352,4 +352,4 @@ def plugin_test(name: str, kind: str, plugins: tuple[Path, ...]) -> None:
     from ltbench import scaffold
 
     api.add_plugins(plugins)
-    sys.exit(scaffold.test_plugin(name, kind, plugins))
+    sys.exit(scaffold.run_suite(name, kind, plugins))

@@ -1,4 +1,4 @@
-"""The configuration of a run: one frozen model, built from layers, checked whole before anything loads."""
+"""The configuration of a run: one frozen model from layers, checked before anything loads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class OptimizerConfig(_Frozen):
     lr: float = Field(gt=0, description="learning rate at full height, for the whole batch")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
     nesterov: bool = Field(default=False, description="Nesterov momentum")
-    weight_decay: float = Field(default=1e-4, ge=0, description="coupled (SGD) or decoupled (AdamW)")
+    weight_decay: float = Field(
+        default=1e-4, ge=0, description="coupled (SGD) or decoupled (AdamW)"
+    )
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest gradient norm over the parameters that step"
     )
@@ -82,7 +84,7 @@ class MachineConfig(_Frozen):
 
 
 class RunConfig(_Frozen):
-    """Everything that decides a result, and where it runs. `method` and `dataset` are the plugins'."""
+    """Everything that decides a result, and where it runs; `method` and `dataset` are plugins'."""
 
     method_name: str
     preset: str | None = None
@@ -101,7 +103,8 @@ class RunConfig(_Frozen):
     drop_last: bool = Field(default=True, description="leave out an incomplete last batch")
     backbone: str = Field(description="a name of `bench.py list backbones`")
     weights: str = Field(
-        default="none", description="'none' (random), a timm tag such as resnet50.tv_in1k, or a file"
+        default="none",
+        description="'none' (random), a timm tag such as resnet50.tv_in1k, or a file",
     )
     precision: Literal["32", "bf16", "auto"] = Field(
         default="32", description="bf16 is autocast; auto is bf16 on CUDA and 32 elsewhere"
@@ -118,7 +121,9 @@ class RunConfig(_Frozen):
     views: dict[str, ViewSpec] = Field(description="transforms of each named view")
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
-    sampler: str = Field(default="instance", description="a sampler's name, for methods that ask none")
+    sampler: str = Field(
+        default="instance", description="a sampler's name, for methods that ask none"
+    )
     select: SelectionRule = Field(
         default="val.accuracy", description="which epoch is reported; ties go to the latest"
     )
@@ -198,7 +203,7 @@ def resolve(request: Request) -> RunConfig:
     merge(settings, load_recipe(recipe))
     merge(settings, nested(preset_settings(method, preset or None)))
     merge(settings, user)
-    settings = {"method": {}, "dataset": {}} | settings
+    settings = {"method": {}, "dataset": {}, **settings}
     settings |= {
         "method_name": normalise(method_name),
         "preset": preset or None,
@@ -237,7 +242,9 @@ def preset_settings(method: Any, preset: str | None) -> Mapping[str, Any]:
     known = {**method.ablations, **method.presets}
     name = normalise(preset)
     if name not in known:
-        raise UsageError(suggest(f"preset of {method.info.name}", name, sorted(known) or ["(none)"]))
+        raise UsageError(
+            suggest(f"preset of {method.info.name}", name, sorted(known) or ["(none)"])
+        )
     settings: Mapping[str, Any] = known[name].settings
     return settings
 
@@ -283,7 +290,9 @@ def parse_assignments(assignments: Iterable[str]) -> Settings:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"--set takes key=value, such as method.temperature=0.2; got '{text}'.")
+            raise UsageError(
+                f"--set takes key=value, such as method.temperature=0.2; got '{text}'."
+            )
         try:
             settings[key.strip().replace("-", "_")] = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar on a terminal, sparse lines in a log file, a table at the end."""
+"""What a run shows: a bar on a terminal, sparse lines in a log file, a table at the end."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Console:
             click.echo(to_markdown(table))
 
     def dry_run(self, request: Request, place: Place) -> None:
-        """The configuration, its key and its folder; nothing is trained or written but the lists."""
+        """The configuration, its key and its folder; nothing is trained, only lists are stored."""
         config = resolve(request)
         cell = prepare(
             config,

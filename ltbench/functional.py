@@ -79,8 +79,8 @@ def same_class(logits: Tensor, labels: Tensor) -> Tensor:
     return labels[: len(logits), None] == labels
 
 
-def masked_logsumexp(logits: Tensor, mask: Tensor) -> Tensor:
-    """Log of the sum of exp(logits) over the entries of `mask`, row by row.
+def masked_logsumexp(logits: Tensor, mask: Tensor, divisors: Tensor | float = 1.0) -> Tensor:
+    """Log of the sum of exp(logits) / divisors over the entries of `mask`, row by row.
 
     The maximum that keeps the sum in range is taken over the mask's entries alone. With a masked
     self entry in it (1 / temperature for unit vectors) all others can underflow, and the log of 0
@@ -89,15 +89,20 @@ def masked_logsumexp(logits: Tensor, mask: Tensor) -> Tensor:
     Args:
         logits: (A, M).
         mask: bool (A, M).
+        divisors: > 0, broadcast to (A, M).
 
     Returns:
         (A,); -inf, with gradient 0, for a row without an entry.
     """
-    lowest = logits.new_full((), -torch.inf)
-    empty = ~mask.any(dim=1)
-    # A row of -inf alone would have gradient NaN; zeros stand in for it, and are replaced after.
-    kept = torch.where(mask, logits, lowest).masked_fill(empty[:, None], 0.0)
-    return torch.where(empty, lowest, torch.logsumexp(kept, dim=1))
+    empty = ~mask.any(dim=1, keepdim=True)
+    kept = torch.where(mask, logits, -torch.inf)
+    largest = kept.detach().amax(dim=1, keepdim=True).masked_fill(empty, 0.0)
+    # Not torch.logsumexp: its gradient exp(logit - result) carries the rounding of a large result,
+    # 1e-6 in float32 at temperature 0.01; here the gradient comes from the shifted numbers.
+    total = ((kept - largest).exp() / divisors).sum(dim=1, keepdim=True)
+    # An empty row's log(0) would have gradient NaN; log(1) stands in for it, and is replaced after.
+    result = total.masked_fill(empty, 1.0).log() + largest
+    return result.masked_fill(empty, -torch.inf).squeeze(1)
 
 
 def class_averaged_log_denominator(logits: Tensor, labels: Tensor) -> Tensor:
@@ -120,8 +125,8 @@ def class_averaged_log_denominator(logits: Tensor, labels: Tensor) -> Tensor:
     own = same_class(logits, labels)
     class_sizes = (labels[:, None] == labels).sum(dim=0)
     # m_ic is 0 only for the self entry of a class of one, which the mask leaves out.
-    divisors = (class_sizes - own.long()).clamp(min=1).to(logits.dtype)
-    return masked_logsumexp(logits - divisors.log(), ~is_self(logits))
+    divisors = (class_sizes - own.long()).clamp(min=1)
+    return masked_logsumexp(logits, ~is_self(logits), divisors)
 
 
 def positive_pair_losses(

@@ -104,7 +104,9 @@ def show_data(
     try:
         config = plugin.Config.model_validate(given)
     except ValidationError as error:
-        raise UsageError(f"{name}: {error.errors()[0]['msg']}: {error.errors()[0]['loc']}") from error
+        raise UsageError(
+            f"{name}: {error.errors()[0]['msg']}: {error.errors()[0]['loc']}"
+        ) from error
     dataset = plugin(config, data_root)
     source = dataset.load()
     protocol = protocol or plugin.default_protocol

@@ -27,9 +27,7 @@ def render(kind: str, entries: Rows) -> str:
         return "\n".join(entry["name"] for entry in entries)
     columns = [key for key in entries[0] if any(entry[key] for entry in entries)]
     cells = [[_text(entry[column]) for column in columns] for entry in [*entries]]
-    widths = [
-        max(len(column), *(len(row[i]) for row in cells)) for i, column in enumerate(columns)
-    ]
+    widths = [max(len(column), *(len(row[i]) for row in cells)) for i, column in enumerate(columns)]
     lines = [columns, ["-" * width for width in widths], *cells]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

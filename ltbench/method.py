@@ -45,7 +45,7 @@ ScheduleFn = Callable[[int, int], float]
 
 
 class MethodConfig(BaseModel):
-    """Settings of a method: frozen, unknown keys refused. Give every field bounds and a description."""
+    """Settings of a method: frozen, unknown keys refused. Give each bounds and a description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -91,7 +91,7 @@ class Batch(NamedTuple):
     views: tuple[Tensor, ...]
     targets: Tensor
     indices: Tensor
-    also: Mapping[str, Batch] = {}  # noqa: RUF012  (a NamedTuple field, never written to)
+    also: Mapping[str, Batch] = {}
 
     @property
     def images(self) -> Tensor:
@@ -190,7 +190,9 @@ class Backbone(Protocol):
 
     num_features: int
 
-    def __call__(self, images: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features."""
+        ...
 
     def split_last_block(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         """(trunk, last residual block, pooling), sharing weights; for methods that double it."""
@@ -233,9 +235,7 @@ class TrainingData(Protocol):
 
     class_counts: tuple[int, ...]
 
-    def iterate(
-        self, split: Literal["train"] = "train", view: str = "eval"
-    ) -> Iterator[Batch]:
+    def iterate(self, split: Literal["train"] = "train", view: str = "eval") -> Iterator[Batch]:
         """Pass once over the training images in stored order, in one view, without shuffling."""
         ...
 
@@ -310,7 +310,7 @@ class Method(nn.Module):
     # -- training -------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, progress: Progress) -> Tensor | Outputs:
-        """The loss of a batch, or a dict with "loss", scalars to log and tensors for `after_step`."""
+        """The loss, or a dict with "loss", scalars to log and tensors for `after_step`."""
         logits = self.predict(batch.images).float()
         return self.per_sample_loss(logits, batch.targets, progress).mean()
 
@@ -340,7 +340,12 @@ class Method(nn.Module):
         """Called before the first batch of an epoch; `progress.step` is 0."""
 
     def on_epoch_end(self, progress: Progress, report: ClassReport | None) -> None:
-        """Called after validation; `report` is None where nothing was validated."""
+        """Called after validation.
+
+        Args:
+            report: None where nothing was validated, and for methods whose `uses_validation` is
+                False: what a method learns from validation must be declared.
+        """
 
     def on_fit_end(self, validation: Predictions | None) -> None:
         """Called with the selected weights in place; validation is predicted again afterwards."""

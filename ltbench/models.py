@@ -46,8 +46,9 @@ class Backbone(nn.Module):
                 "doubled; expected a ResNet, such as resnet50 or resnet32_cifar."
             )
         *body, last = [getattr(self.net, stage) for stage in stages]
+        pool: nn.Module = self.net.get_submodule("global_pool")
         parts = [*(getattr(self.net, part) for part in stem), *body, *list(last)[:-1]]
-        return nn.Sequential(*parts), last[-1], self.net.global_pool
+        return nn.Sequential(*parts), last[-1], pool
 
 
 class BackboneFactory:
@@ -84,7 +85,8 @@ class BackboneFactory:
 
     def input_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std of the inputs the backbone was made for, on the scale 0..1."""
-        mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+        std = mean
         if self.name not in CIFAR_RESNETS:
             import timm
 
@@ -92,7 +94,9 @@ class BackboneFactory:
             mean, std = (config.mean, config.std) if config else (mean, std)
         if len(mean) == self.in_channels:
             return tuple(mean), tuple(std)
-        return (sum(mean) / len(mean),) * self.in_channels, (sum(std) / len(std),) * self.in_channels
+        return (sum(mean) / len(mean),) * self.in_channels, (
+            sum(std) / len(std),
+        ) * self.in_channels
 
     def _tag(self) -> str | None:
         if self.weights == "none" or Path(self.weights).is_file():
@@ -110,7 +114,8 @@ class BackboneFactory:
 
         def build() -> tuple[nn.Module, int]:
             net = timm.create_model(self.name, num_classes=0, in_chans=self.in_channels)
-            return net, net.num_features
+            num_features: Any = net.num_features
+            return net, int(num_features)
 
         return build
 
@@ -135,10 +140,8 @@ class BackboneFactory:
         import timm
 
         try:
-            net = timm.create_model(
-                tag, pretrained=True, num_classes=0, in_chans=self.in_channels
-            )
-        except Exception as error:  # noqa: BLE001  (the hub's client raises a dozen kinds)
+            net = timm.create_model(tag, pretrained=True, num_classes=0, in_chans=self.in_channels)
+        except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataMissingError(
                 f"weights: the pre-trained weights '{tag}' are not here and could not be fetched "
@@ -169,14 +172,14 @@ class BackboneFactory:
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file or a `torch.save` file (tensors only, no pickled code)."""
+    """A state dict from a .safetensors or `torch.save` file; tensors only, no pickled code."""
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  (a damaged file raises anything)
+    except Exception as error:
         raise UsageError(
             f"weights: {file} cannot be read as a state dict ({type(error).__name__}). Expected "
             "a .safetensors file or tensors saved by torch.save."

@@ -57,7 +57,7 @@ def device_name(device: torch.device) -> str:
 
 
 def save_weights(path: Path, state: dict[str, Tensor]) -> None:
-    """A plain `torch.save` of a state dict, atomically; `torch.load(..., weights_only=True)` reads it."""
+    """`torch.save` of a state dict, atomically; `torch.load(..., weights_only=True)` reads it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_bytes(path, buffer.getvalue())

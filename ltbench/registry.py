@@ -83,7 +83,7 @@ class Registry(Generic[T]):
         return sorted({*self._own_files(), *self._entry_points(), *self._files, *self._classes})
 
     def info(self, name: str) -> PluginInfo:
-        """What a plugin says of itself, read from its source without importing it where possible."""
+        """What a plugin says of itself, read from its source without importing it if possible."""
         name = self._known(name)
         if name in self._classes:
             return self._classes[name].info  # type: ignore[attr-defined, no-any-return]
@@ -99,7 +99,7 @@ class Registry(Generic[T]):
         if name not in self._classes:
             raise UsageError(
                 f"The {self.kind} file for '{name}' registers no {self.kind} of that name. "
-                f'Expected @{self.kind.upper()}S.register("{name}", ...), the same as the file name.'
+                f'Expected @{self.kind.upper()}S.register("{name}", ...), as the file is called.'
             )
         return self._classes[name]
 
@@ -155,7 +155,7 @@ class Registry(Generic[T]):
                 f"The {self.kind} '{name}' needs the package '{error.name}', which is not "
                 f"installed. Install it: pip install {error.name}"
             ) from error
-        except Exception as error:  # noqa: BLE001  (a plugin may raise anything at import)
+        except Exception as error:
             raise LtbenchError(
                 f"The {self.kind} '{name}' could not be imported: {type(error).__name__}: {error}. "
                 "Mend its file or leave it out; the other plugins are not affected."

@@ -121,7 +121,7 @@ def new_plugin(name: str, kind: str, folder: Path | None = None) -> Path:
     return file
 
 
-def test_plugin(name: str, kind: str, plugins: Sequence[Path] = ()) -> int:
+def run_suite(name: str, kind: str, plugins: Sequence[Path] = ()) -> int:
     """Run the conformance suite on a plugin in a fresh process; returns its exit code."""
     try:
         import pytest  # noqa: F401

@@ -21,6 +21,7 @@ from ltbench.errors import UsageError
 from ltbench.functional import (
     at_least_float32,
     class_averaged_log_denominator,
+    masked_logsumexp,
     masked_mean,
     mean_one,
     one_device,
@@ -78,9 +79,9 @@ def paper_log_denominator(logits: Tensor, labels: Tensor) -> Tensor:
     Departures: n_c - 1 is floored at 1. As printed it is 0 for a class of one entry (the head
         class, which has one proxy, when the batch lacks it).
     """
-    class_sizes = (labels[:, None] == labels).sum(dim=0)
-    divisors = (class_sizes - 1).clamp(min=1).to(logits.dtype)
-    return torch.logsumexp(logits - divisors.log(), dim=1)
+    same = labels[:, None] == labels
+    divisors = (same.sum(dim=0) - 1).clamp(min=1)
+    return masked_logsumexp(logits, torch.ones_like(same), divisors)
 
 
 def balanced_hybrid_proxy_loss(

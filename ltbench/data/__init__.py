@@ -1,0 +1,1 @@
+"""Images, splits, samplers, views and batches."""

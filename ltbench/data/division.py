@@ -68,9 +68,10 @@ def _by_image(
     for c in np.unique(classes).tolist():
         found = shuffled[classes == c]
         if len(found) == 1:
-            single.append(f"'{source.class_names[c]}' (1 image)")
+            single.append(f"'{source.class_names[c]}' (images: 1)")
         chosen[found[: min(max(round(fraction * len(found)), 1), len(found) - 1)]] = True
-    _refuse(single)
+    if single:
+        raise _undividable(single)
     return chosen
 
 
@@ -92,23 +93,24 @@ def _by_group(
     sizes = np.bincount(group_of, minlength=len(names))[order]
     order = order[np.argsort(-sizes, kind="stable")]
     sides = _Sides(contents, num_classes, fraction)
+    lacking = sides.fill(order.tolist())
+    if not lacking:
+        return np.array(sides.side_of, dtype=bool)[group_of]
     counts = class_counts(source, positions)
-    _refuse(
+    raise _undividable(
         [
-            f"'{source.class_names[c]}' ({counts[c]} images in {len(sides.groups_of[c])} groups)"
-            for c in sides.fill(order.tolist())
+            f"'{source.class_names[c]}' (images: {counts[c]}, groups: {len(sides.groups_of[c])})"
+            for c in lacking
         ]
     )
-    return np.array(sides.side_of, dtype=bool)[group_of]
 
 
-def _refuse(classes: Sequence[str]) -> None:
-    if classes:
-        raise UsageError(
-            "Expected images of every class on both sides of a division that keeps groups whole; "
-            f"not possible for {', '.join(classes)}. Give these classes more images or groups (a "
-            "lower imbalance leaves more), or leave them out."
-        )
+def _undividable(classes: Sequence[str]) -> UsageError:
+    return UsageError(
+        "Expected images of every class on both sides of a division that keeps groups whole; "
+        f"found no way for {', '.join(classes)}. Give these classes more images or groups (a lower "
+        "imbalance leaves more), or leave them out."
+    )
 
 
 class _Sides:
@@ -116,7 +118,8 @@ class _Sides:
 
     Lowers sum over classes and sides of (share - wanted)**2 / wanted, where a share is a side's
     part of a class's images: rare and frequent classes weigh the same. First greedily, then by
-    moving and exchanging groups; the true minimum is not looked for.
+    moving and exchanging groups; the true minimum is not looked for. Groups of one class are always
+    divided where the class has two; among groups of several classes a way can be missed.
 
     Args:
         contents: (class, images) pairs of each group.
@@ -188,7 +191,7 @@ class _Sides:
         self._put(group, 0)
         as_rest = self._unevenness(classes)
         self._move(group)
-        if as_rest <= self._unevenness(classes):
+        if as_rest < self._unevenness(classes):
             self._move(group)
 
     def _bring_to_both(self, c: int) -> None:

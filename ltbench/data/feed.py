@@ -1,4 +1,4 @@
-"""Batches: which images in which step, rendered on the device, a pure function of seed and position."""
+"""Batches: which images in which step, rendered on the device; a function of seed and position."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class StreamPlan:
 
 
 def _batches(num_images: int, batch_size: int, drop_last: bool, world_size: int) -> tuple[int, int]:
-    """(batches an epoch, size of the last). BatchNorm needs two images a device, so less is dropped."""
+    """(batches an epoch, size of the last); below two images a device BatchNorm fails: dropped."""
     whole, rest = divmod(num_images, batch_size)
     if whole == 0 and drop_last:
         raise UsageError(

@@ -332,8 +332,8 @@ def _refuse_shared_groups(source: Source, parts: Mapping[str, np.ndarray]) -> No
         return
     for pair, groups in _shared_groups(source, parts):
         raise VerificationError(
-            f"Expected no group in two parts, but {pair} share {len(groups)} (first: "
-            f"'{groups[0]}'). The publisher's own parts divide groups: drop these groups from the "
+            f"Expected no group in two parts, but {pair} share groups: {len(groups)} (first: "
+            f"'{groups[0]}'). The publisher's own parts divide them: drop these groups from the "
             "source, or drop its partition so that the split is made by group."
         )
 

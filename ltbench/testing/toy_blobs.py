@@ -6,6 +6,9 @@ fall steeply, and the last class has a single training image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from pydantic import Field
 
@@ -38,14 +41,18 @@ class ToyBlobs(Dataset):
     """Blobs on a grid, one place a class."""
 
     Config = ToyConfig
-    protocols = {"held_out": "made apart: six validation and six test images a class"}
+    protocols: ClassVar[Mapping[str, str]] = {"held_out": "made apart, six images a class"}
     default_protocol = "held_out"
     default_recipe = "digits"
 
     def load(self) -> Source:
         """Draw all pictures."""
         counts = self.config.train_counts
-        parts = [("train", counts), ("val", (_NUM_EVAL,) * len(counts)), ("test", (_NUM_EVAL,) * len(counts))]
+        parts = [
+            ("train", counts),
+            ("val", (_NUM_EVAL,) * len(counts)),
+            ("test", (_NUM_EVAL,) * len(counts)),
+        ]
         targets = np.concatenate([np.repeat(np.arange(len(counts)), n) for _, n in parts])
         partition = np.concatenate([np.repeat(name, sum(n)) for name, n in parts])
         noise = uniform(
@@ -65,5 +72,7 @@ class ToyBlobs(Dataset):
 
     def split(self, source: Source, protocol: str, seed: int) -> Split:
         """The parts the pictures were drawn for."""
-        parts = [np.flatnonzero(source.partition == name) for name in ("train", "val", "test")]
-        return Split(*parts, notes={"synthetic": True})
+        train, val, test = (
+            np.flatnonzero(source.partition == name) for name in ("train", "val", "test")
+        )
+        return Split(train, val, test, notes={"synthetic": True})

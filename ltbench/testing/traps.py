@@ -26,12 +26,10 @@ class HostSyncError(AssertionError):
     """Something in the step waited for the device."""
 
 
-class _Trap(TorchDispatchMode):
+class _Trap(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises on operations that would wait for a CUDA device, also where tensors are on the CPU."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
         masked = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
@@ -59,7 +57,7 @@ def no_host_sync() -> Iterator[None]:
     for name in kept:
         setattr(torch.Tensor, name, forbidden(name))
     try:
-        with _Trap():
+        with _Trap():  # type: ignore[no-untyped-call]
             yield
     finally:
         for name, original in kept.items():

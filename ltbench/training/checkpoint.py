@@ -37,7 +37,5 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"with ({len(data)} bytes found). It was left as it is. To train this cell anew, "
             "move it away or run again with --resume never."
         )
-    state: dict[str, Any] = torch.load(
-        io.BytesIO(payload), map_location="cpu", weights_only=True
-    )
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     return state

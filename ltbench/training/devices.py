@@ -13,11 +13,11 @@ from ltbench.config import MachineConfig, RunConfig
 from ltbench.errors import UsageError
 from ltbench.method import Collective
 
-FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
+FABRIC_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
 def device_kind(machine: MachineConfig) -> str:
-    """"cuda" or "cpu"; checked against what is here."""
+    """The kind, "cuda" or "cpu"; checked against what is here."""
     available = torch.cuda.is_available()
     if machine.device == "cuda" and not available:
         raise UsageError(
@@ -34,7 +34,7 @@ def device_kind(machine: MachineConfig) -> str:
 
 
 def resolved_precision(config: RunConfig) -> str:
-    """"32" or "bf16" ("auto" resolved for the device)."""
+    """Either "32" or "bf16": "auto" is resolved for the device."""
     if config.precision == "auto":
         return "bf16" if device_kind(config.machine) == "cuda" else "32"
     return config.precision
@@ -49,7 +49,7 @@ def make_fabric(config: RunConfig) -> Fabric:
     """Fabric on the run's devices; DDP, in spawned processes, where there are several."""
     strategy: Any = "auto"
     if config.machine.devices > 1:
-        from lightning_fabric.strategies import DDPStrategy
+        from lightning_fabric.strategies.ddp import DDPStrategy
 
         # A method may leave parameters without a gradient in some steps (BBN's second branch).
         strategy = DDPStrategy(start_method="spawn", find_unused_parameters=True)
@@ -68,6 +68,28 @@ def settle(config: RunConfig) -> None:
     torch.backends.cudnn.deterministic = True
 
 
+def _gather_rows(x: Tensor) -> Tensor:
+    shares = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(shares, x.contiguous())
+    return torch.cat(shares)
+
+
+class _GatherRows(torch.autograd.Function):
+    """Rows of all devices; the gradient of a row is the sum of what every device asks of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.num_rows = x.shape[0]
+        return _gather_rows(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        first = torch.distributed.get_rank() * ctx.num_rows
+        return total[first : first + ctx.num_rows]
+
+
 class FabricCollective(Collective):
     """All devices of a Fabric run."""
 
@@ -80,14 +102,16 @@ class FabricCollective(Collective):
         """Rows of all devices, in rank order; with `grad`, gradients flow back to their device."""
         if self.world_size == 1:
             return x
-        gathered: Tensor = self._fabric.all_gather(x, sync_grads=grad)
-        return gathered.flatten(0, 1)
+        if grad:
+            rows: Tensor = _GatherRows.apply(x)
+            return rows
+        return _gather_rows(x)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any device."""
         if self.world_size == 1:
             return flag
-        return bool(self._fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
+        return any(self.gather_object(flag))
 
     def gather_object(self, value: Any) -> list[Any]:
         """A picklable value of every device, in rank order."""

@@ -103,7 +103,7 @@ def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
 
 
 class LossWatch:
-    """Means of what a step logs, and where it first stopped being finite, without leaving the device."""
+    """Means of what steps log, and where they first were not finite, kept on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -126,7 +126,7 @@ class LossWatch:
             self._first_bad[name] = torch.where((bad < 0) & ~torch.isfinite(value), step, bad)
 
     def first_bad(self) -> tuple[int, str] | None:
-        """(step, term) where a term was first not finite; a component before the total. Synchronises."""
+        """(step, term) first not finite; a component before the total. Synchronises."""
         found = [(int(bad), name == "loss", name) for name, bad in self._first_bad.items()]
         bad_ones = sorted(item for item in found if item[0] >= 0)
         return (bad_ones[0][0], bad_ones[0][2]) if bad_ones else None

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions of the epoch, so that resuming has nothing to restore."""
+"""Learning rates as pure functions of the epoch, so that resuming has nothing to restore."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def build_stage(
     """Let the method prepare, then wrap it anew: freezing after DDP has wrapped would break it."""
     method.on_stage_start(stage, training)
     if config.channels_last:
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        method.to(memory_format=torch.channels_last)
     module = fabric.setup_module(method)
     module.mark_forward_method("training_step")
     optimizers = make_optimizers(method, stage, config.optimizer, config.schedule)

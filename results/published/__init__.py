@@ -1,0 +1,1 @@
+"""Figures that papers report, each with its source."""

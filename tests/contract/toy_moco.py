@@ -43,8 +43,6 @@ class ToyMoCo(Method):
         self.queue.index_copy_(0, slots, keys.float())
         self.queue_targets.index_copy_(0, slots, outputs["key_targets"])
         self.pointer.copy_((self.pointer + len(keys)) % size)
-        pairs = zip(
-            self.momentum_backbone.parameters(), self.backbone.parameters(), strict=True
-        )
+        pairs = zip(self.momentum_backbone.parameters(), self.backbone.parameters(), strict=True)
         for slow, fast in pairs:
             slow.lerp_(fast, 0.1)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ltbench.method import METHODS, Method
 
 
-@METHODS.register("toy_sam", paper="after Foret et al., ICLR 2021", year=2021, source="toy", tags=())
+@METHODS.register("toy_sam", paper="Foret et al., ICLR 2021", year=2021, source="toy", tags=())
 class ToySAM(Method):
     """Step with the gradient at the worst point nearby."""
 

@@ -1,0 +1,101 @@
+"""The record of a run: what a table needs, and what tracing and repeating a number needs."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from typing import Any
+
+from ltbench import provenance
+from ltbench.cell import Cell
+from ltbench.files import sha256_hex
+from ltbench.metrics import evaluate
+from ltbench.predictions import Predictions
+from ltbench.results import RunFolder, predictions_digest
+from ltbench.trainer import Trainer
+from ltbench.training.ledger import peak_memory_mb
+
+
+@dataclass
+class Context:
+    """What a run says of itself beside its numbers; made once, before training."""
+
+    label: str
+    command: str
+    started_at: str = field(default_factory=lambda: now())
+
+
+def make_record(
+    trainer: Trainer,
+    cell: Cell,
+    folder: RunFolder,
+    context: Context,
+    val: Predictions | None,
+    test: Predictions,
+    weights_digest: str,
+) -> dict[str, Any]:
+    """Everything a table needs, and everything needed to trace and repeat the number."""
+    config, counts = cell.config, cell.training.class_counts
+    parts = {"val": val, "test": test}
+    digests = {name: predictions_digest(part) for name, part in parts.items() if part is not None}
+    digests["weights"] = weights_digest
+    return {
+        "name": folder.name,
+        "label": context.label,
+        "method": config.method_name,
+        "preset": config.preset,
+        "dataset": config.dataset_name,
+        "protocol": config.protocol,
+        "protocol_notes": dict(cell.split.notes),
+        "groups_note": cell.source.groups_note,
+        "recipe": config.recipe,
+        "key": cell.key,
+        "key_parts": cell.key_parts,
+        "seed": config.seed,
+        "split_seed": config.split_seed,
+        "split_digest": cell.split_digest,
+        "class_names": list(cell.source.class_names),
+        "train_counts": list(counts),
+        "feedback_counts": None if cell.feedback is None else list(cell.feedback.class_counts),
+        "select": config.select,
+        "selected": trainer.log.selected,
+        "uses_validation": cell.uses_validation and config.feedback_split == "validation",
+        "feedback_split": config.feedback_split if cell.uses_validation else None,
+        "precision": cell.key_parts["precision"],
+        "device": provenance.device_name(trainer.fabric.device),
+        "num_devices": config.machine.devices,
+        "threads": cell.key_parts["threads"],
+        "weights": {"name": config.weights, "digest": cell.factory.weights_digest},
+        "metrics": {
+            name: None if part is None else evaluate(part, counts) for name, part in parts.items()
+        },
+        "ledger": _ledger(trainer),
+        "digests": digests,
+        "digest": sha256_hex("".join(digests[k] for k in sorted(digests)).encode()),
+        "versions": provenance.versions(),
+        "git": provenance.git_state(),
+        "command": context.command,
+        "started_at": context.started_at,
+        "finished_at": now(),
+    }
+
+
+def _ledger(trainer: Trainer) -> dict[str, Any]:
+    totals = trainer.log.totals
+    return {
+        "num_parameters": sum(p.numel() for p in trainer.method.parameters()),
+        "steps": totals.steps,
+        "images_seen": totals.images,
+        "forward_passes_per_step": totals.forward_passes_per_step,
+        "forward_images_per_step": totals.forward_images_per_step,
+        "train_time_s": round(totals.train_time_s, 3),
+        "wall_time_s": round(totals.wall_time_s, 3),
+        "images_per_s": round(totals.images / max(totals.train_time_s, 1e-9), 1),
+        "peak_memory_mb": round(peak_memory_mb(trainer.fabric.device), 1),
+        "pretraining": trainer.config.weights,
+    }
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

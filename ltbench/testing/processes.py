@@ -1,0 +1,85 @@
+"""Several methods on two processes in one launch: trained whole, and stopped and started again."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from ltbench.api import add_plugins
+from ltbench.cell import prepare
+from ltbench.config import resolve
+from ltbench.errors import InterruptedRunError
+from ltbench.files import write_json
+from ltbench.record import Context
+from ltbench.runner import Place, folder_of, run_on_device
+from ltbench.testing.tiny import TOY_BLOBS, tiny_request
+from ltbench.workers import on_devices
+
+Digests = dict[str, dict[str, Any]]
+
+
+def two_process_digests(
+    methods: Sequence[str],
+    results: Path,
+    settings: Mapping[str, Any],
+    *,
+    plugins: Sequence[Path] = (),
+) -> Digests:
+    """{method: {"whole": digest, "resumed": digest, "states": a digest of each device's weights}}.
+
+    The resumed run is stopped once, by a signal on the first device alone, at the first look.
+    """
+    settings = {**settings, "machine.devices": 2}
+    add_plugins(plugins)
+    config = resolve(tiny_request(methods[0], settings))
+    files = (TOY_BLOBS, *plugins)
+    on_devices(config, partial(_in_worker, tuple(methods), results, settings, files))
+    return {
+        method: json.loads((results / f"{method}.json").read_text(encoding="utf-8"))
+        for method in methods
+    }
+
+
+def _in_worker(
+    methods: Sequence[str],
+    results: Path,
+    settings: Mapping[str, Any],
+    plugins: tuple[Path, ...],
+    fabric: Fabric,
+) -> None:
+    add_plugins(plugins)
+    for method in methods:
+        whole, states = _train(method, results / "whole", settings, fabric, looks=None)
+        try:
+            _train(method, results / "resumed", settings, fabric, looks=0)
+        except InterruptedRunError:
+            resumed, _ = _train(method, results / "resumed", settings, fabric, looks=None)
+        else:
+            raise AssertionError(f"{method} was not stopped")
+        if fabric.is_global_zero:
+            found = {"whole": whole, "resumed": resumed, "states": states}
+            write_json(results / f"{method}.json", found)
+
+
+def _train(
+    method: str, results: Path, settings: Mapping[str, Any], fabric: Fabric, looks: int | None
+) -> tuple[str, list[float]]:
+    config = resolve(tiny_request(method, settings))
+    cell = prepare(config, results=results, data_root=None)
+    stops = looks is not None and fabric.is_global_zero
+    left = iter([None] * (looks or 0) + [int(signal.SIGTERM)]) if stops else iter(())
+    place = Place(results=results, stop_signal=lambda: next(left, None))
+    folder = folder_of(cell, results)
+    folder.create()
+    trained = run_on_device(fabric, cell, folder, place, Context(method, ""), lambda: None)
+    total = torch.stack([v.double().abs().sum() for v in trained.state_dict().values()]).sum()
+    sums: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(sums, float(total))
+    return folder.record()["digest"], sums

@@ -1,0 +1,111 @@
+"""Fixtures for tests of methods: golden numbers, and a task small enough to step by hand.
+
+Golden cases that were met are reported at the end of the session. They travel in the tests' user
+properties, so they survive pytest-xdist; its controller reads this file only when `tests/methods`
+is named on the command line (`pytest -n 2 tests/methods`).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ltbench.method import Batch, Task
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NOT_NUMBERS = {"nan", "inf", "-inf", "infinity", "-infinity"}
+
+
+def numbers(value: Any) -> Any:
+    """JSON holds NaN and infinity as strings; make them floats, at any depth."""
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numbers(item) for item in value]
+    if isinstance(value, str) and value.lower() in NOT_NUMBERS:
+        return float(value)
+    return value
+
+
+@pytest.fixture
+def golden() -> Callable[[str], Any]:
+    """Load a golden file by its stem."""
+    return lambda stem: numbers(json.loads((GOLDEN / f"{stem}.json").read_text("utf-8")))
+
+
+@pytest.fixture
+def meets(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """meets(case, got, want, rtol=1e-9): equal, relative to the largest number of `want`."""
+
+    def check(case: str, got: Any, want: Any, rtol: float = 1e-9) -> None:
+        expected = torch.as_tensor(want, dtype=torch.float64)
+        actual = torch.as_tensor(got, dtype=torch.float64).detach()
+        assert actual.shape == expected.shape, case
+        assert expected.isfinite().all(), f"{case}: the golden number itself is not finite"
+        scale = float(expected.abs().max()) or 1.0
+        error = float((actual - expected).abs().max()) / scale
+        assert error <= rtol, f"{case}: relative error {error:.3g}"
+        request.node.user_properties.append(("golden", (case, error, rtol)))
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    passed = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call"]
+    met = [value for r in passed for name, value in r.user_properties if name == "golden"]
+    if not met:
+        return
+    worst = {rtol: max(e for _, e, r in met if r == rtol) for rtol in sorted({r for *_, r in met})}
+    listed = ", ".join(f"{error:.2g} (allowed {rtol:g})" for rtol, error in worst.items())
+    cases = len({case for case, *_ in met})
+    terminalreporter.write_line(f"golden cases met: {cases}, largest relative error: {listed}")
+
+
+class TinyBackbone(nn.Module):
+    """Convolution, BatchNorm, mean over the picture."""
+
+    num_features = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.bn(self.conv(images)).relu().mean(dim=(2, 3))
+
+
+@pytest.fixture
+def make_task() -> Callable[..., Task]:
+    """make_task(**changes): classes of 60, 20 and 4 images, batches of eight 8 x 8 pictures."""
+
+    def make(**changes: Any) -> Task:
+        settings: dict[str, Any] = {
+            "class_names": ("a", "b", "c"),
+            "class_counts": (60, 20, 4),
+            "validation_counts": (20, 7, 2),
+            "input_shape": (3, 8, 8),
+            "epochs": 100,
+            "batch_size": 8,
+            "steps_per_epoch": 10,
+            "make_backbone": TinyBackbone,
+        }
+        return Task(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """make_batch(targets, num_views): random pictures from a seed of their own."""
+
+    def make(targets: list[int], num_views: int = 2) -> Batch:
+        generator = torch.Generator().manual_seed(7)
+        views = torch.randn(num_views, len(targets), 3, 8, 8, generator=generator)
+        return Batch(tuple(views), torch.tensor(targets), torch.arange(len(targets)))
+
+    return make
