@@ -22,7 +22,9 @@ __all__ = ["DATASETS", "Dataset", "DatasetConfig", "Images", "Source", "Split"]
 class DatasetConfig(BaseModel):
     """Settings of a data set: frozen, unknown keys refused. Give each bounds and a description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
 
 
 class Images(Protocol):

@@ -47,7 +47,9 @@ ScheduleFn = Callable[[int, int], float]
 class MethodConfig(BaseModel):
     """Settings of a method: frozen, unknown keys refused. Give each bounds and a description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ class _Sides:
         self._put(group, 0)
         as_rest = self._unevenness(classes)
         self._move(group)
-        if as_rest < self._unevenness(classes):
+        if as_rest <= self._unevenness(classes):
             self._move(group)
 
     def _bring_to_both(self, c: int) -> None:

@@ -271,14 +271,8 @@ def _table(records: Sequence[Record], metrics: tuple[str, ...]) -> Table:
     configurations = _grouped(records, lambda record: (record["key"],))
     rows = tuple(_row(group, metrics) for group in configurations)
     first = records[0]
-    return Table(
-        dataset=first["dataset"],
-        protocol=first["protocol"],
-        split_digest=first["split_digest"],
-        metrics=metrics,
-        rows=rows,
-        footer=_footer(records, rows),
-    )
+    where = first["dataset"], first["protocol"], first["split_digest"]
+    return Table(*where, metrics=metrics, rows=rows, footer=_footer(records, rows))
 
 
 def _row(records: Sequence[Record], metrics: tuple[str, ...]) -> Row:

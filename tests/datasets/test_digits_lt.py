@@ -2,12 +2,12 @@ import warnings
 
 import numpy as np
 import pytest
-from ltbench.datasets.digits_lt import DigitsLT
 from pydantic import ValidationError
 
 from ltbench.data.lists import stored_split
 from ltbench.data.longtail import carve, exponential_counts
 from ltbench.dataset import DATASETS
+from ltbench.datasets.digits_lt import DigitsLT
 
 # The default lists of seed 0. They never change: a new number here is a new split, and every
 # result on the old one would become another cell.

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets
-from ltbench.datasets import fashion_mnist_lt
-from ltbench.datasets.fashion_mnist_lt import MD5, FashionMnistLT, parse_idx
 from pydantic import ValidationError
 
 from ltbench.dataset import DATASETS
+from ltbench.datasets import fashion_mnist_lt
+from ltbench.datasets.fashion_mnist_lt import MD5, FashionMnistLT, parse_idx
 from ltbench.errors import DataMissingError, VerificationError
 
 NUM_IMAGES = {"train": 120, "t10k": 30}
