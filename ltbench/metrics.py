@@ -267,7 +267,7 @@ def _summary(
         "macro_sensitivity": sensitivity,
         "macro_precision": float(np.nan_to_num(rows["precision"][present], nan=0.0).mean()),
         "macro_f1": float(rows["f1"][present].mean()),
-        "nll": -float(log_probabilities[np.arange(len(targets)), targets].mean()),
+        "nll": 0.0 - float(log_probabilities[np.arange(len(targets)), targets].mean()),
     }
 
 

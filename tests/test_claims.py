@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -79,10 +80,10 @@ def _take(folder: Path, **settings: Any) -> Claim:
     return claim
 
 
-def _claim_by_hand(folder: Path, generation: int = 1, **changes: object) -> Path:
+def _claim_by_hand(folder: Path, generation: int = 1, **changes: Any) -> Path:
     """A claim as another process would have made it."""
     folder.mkdir(parents=True, exist_ok=True)
-    owner = claims.asdict(claims._Owner.here())
+    owner = dataclasses.asdict(claims._Owner.here())
     path = folder / f"claim-{generation:06d}.json"
     path.write_text(json.dumps({**owner, **changes}))
     return path
@@ -201,7 +202,7 @@ def test_a_killed_holder_is_followed_at_once(
     [{"started": "1"}, {"pid": 2**22 + 1, "started": None}],
     ids=["another process has its number", "no process has its number"],
 )
-def test_a_process_that_is_gone_is_dead_at_once(folder: Path, changes: dict[str, object]) -> None:
+def test_a_process_that_is_gone_is_dead_at_once(folder: Path, changes: dict[str, Any]) -> None:
     _claim_by_hand(folder, **changes)
     assert holder(folder) is None
     _take(folder, dead_after_s=1000.0).release()
@@ -218,7 +219,7 @@ def test_a_process_that_is_gone_is_dead_at_once(folder: Path, changes: dict[str,
     ],
 )
 def test_a_claim_from_elsewhere_is_dead_only_after_standing_still(
-    folder: Path, changes: dict[str, object]
+    folder: Path, changes: dict[str, Any]
 ) -> None:
     _claim_by_hand(folder, **changes)
     begun = time.monotonic()
@@ -393,7 +394,7 @@ def test_dead_claims_are_found_and_cleared(tmp_path: Path) -> None:
         found = {dead.folder: dead.description for dead in dead_claims(tmp_path)}
         assert list(found) == [gone]
         assert str(os.getpid()) in found[gone]
-        watched = dead_claims(tmp_path, observe_s=0.4, dead_after_s=0.2)
+        watched = dead_claims(tmp_path, observe_s=0.6, dead_after_s=0.2)
         found = {dead.folder: dead.description for dead in watched}
         assert set(found) == {gone, far}
         assert "elsewhere" in found[far]

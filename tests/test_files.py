@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from ltbench import files
 from ltbench.errors import DataMissingError, RunFailedError, UsageError, VerificationError
 
 
-def _failing(number: int):
+def _failing(number: int) -> Callable[..., None]:
     def fail(*_args: object, **_settings: object) -> None:
         raise OSError(number, os.strerror(number), "somewhere")
 

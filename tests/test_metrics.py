@@ -282,6 +282,7 @@ def test_a_data_set_of_one_class():
     assert got["macro_auc"] is None
     assert got["mcc"] is None
     assert got["nll"] == got["ece"] == got["brier"] == 0.0
+    assert str(got["nll"]) == "0.0"
     assert got["per_class"]["specificity"] == [None]
     assert got["classes_averaged"]["macro_auc"] == 0
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,9 +225,11 @@ def test_damaged_predictions_are_refused(run: RunFolder) -> None:
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 4] ^= 0xFF
-    np.savez(path, **{"test/ids": np.array([{}], dtype=object)})
+    arrays: dict[str, Any] = {"test/ids": np.array([{}], dtype=object)}
+    np.savez(path, **arrays)
     pickled = path.read_bytes()
-    np.savez(path, **{"test/ids": np.array(["a"])})
+    arrays = {"test/ids": np.array(["a"])}
+    np.savez(path, **arrays)
     partial = path.read_bytes()
     for data in (b"", whole[: len(whole) // 2], bytes(flipped), b"\x80\x04.", pickled, partial):
         path.write_bytes(data)
@@ -291,10 +294,10 @@ def test_a_thousand_records_are_read_at_once(tmp_path: Path) -> None:
         folder = first.path.parent.parent / f"k{number}" / "seed-0"
         folder.mkdir(parents=True)
         shutil.copyfile(first.path / "record.json", folder / "record.json")
-    start = time.perf_counter()
+    start = time.process_time()
     records, messages = read_records(tmp_path)
     assert (len(records), messages) == (1000, [])
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_a_run_is_found_by_folder_name_and_beginning(tmp_path: Path) -> None:

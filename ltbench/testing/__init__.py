@@ -1,7 +1,15 @@
-"""Tests for plugins: inherit `MethodConformance` and name the method."""
+"""Tests for plugins: inherit a conformance suite and name the plugin."""
 
 from ltbench.testing.conformance import MethodConformance
+from ltbench.testing.dataset_conformance import DatasetConformance
 from ltbench.testing.tiny import interrupted_run, tiny_run
 from ltbench.testing.traps import HostSyncError, no_host_sync
 
-__all__ = ["HostSyncError", "MethodConformance", "interrupted_run", "no_host_sync", "tiny_run"]
+__all__ = [
+    "DatasetConformance",
+    "HostSyncError",
+    "MethodConformance",
+    "interrupted_run",
+    "no_host_sync",
+    "tiny_run",
+]

@@ -1,0 +1,98 @@
+"""What every data set must do, as a test class that any plugin's tests inherit.
+
+class TestMine(DatasetConformance):
+    dataset = "my_set"
+    plugins = (Path("my_set.py"),)      # not needed for data sets of this project
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from ltbench.api import add_plugins
+from ltbench.config import recipe_names
+from ltbench.data.lists import stored_split
+from ltbench.dataset import Dataset, Source
+from ltbench.registry import DATASETS
+
+
+class DatasetConformance:
+    """The contract of a data set.
+
+    Attributes:
+        settings: of the data set, where the defaults need data that are not here.
+        data_root: where its files lie.
+    """
+
+    dataset: ClassVar[str]
+    plugins: ClassVar[tuple[Path, ...]] = ()
+    settings: ClassVar[Mapping[str, Any]] = {}
+    data_root: ClassVar[Path | None] = None
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plugin(cls) -> type[Dataset]:
+        """The plugin's class."""
+        add_plugins(cls.plugins)
+        found: type[Dataset] = DATASETS[cls.dataset]
+        return found
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def loaded(cls, plugin: type[Dataset]) -> tuple[Dataset, Source]:
+        """The data set and its images."""
+        made = plugin(plugin.Config.model_validate(dict(cls.settings)), cls.data_root)
+        return made, made.load()
+
+    def test_metadata(self, plugin: type[Dataset]) -> None:
+        """Name, source, protocols and recipe."""
+        assert plugin.info.file is not None, "the class must be defined in a file"
+        assert plugin.info.name == plugin.info.file.stem
+        assert plugin.info.source, "@DATASETS.register(..., source=...) is missing"
+        assert plugin.default_protocol in plugin.protocols
+        recipe = plugin.default_recipe
+        assert recipe in recipe_names() or Path(recipe).is_file(), f"no recipe '{recipe}'"
+        bare = [n for n, field in plugin.Config.model_fields.items() if not field.description]
+        assert not bare, f"settings without a description: {bare}"
+
+    def test_source(self, loaded: tuple[Dataset, Source]) -> None:
+        """Images, ids, targets and groups belong together."""
+        source = loaded[1]
+        count = len(source.images)
+        assert count == len(source.ids) == len(source.targets) > 0
+        assert len(set(source.ids.tolist())) == count, "ids must be unique"
+        assert source.ids.dtype.kind == "U"
+        assert source.targets.dtype == np.int64
+        assert set(source.targets.tolist()) == set(range(len(source.class_names)))
+        assert source.groups is None or len(source.groups) == count
+        pictures = source.images.take(np.array([count - 1, 0]))
+        assert pictures.dtype == torch.uint8
+        assert tuple(pictures.shape) == (2, *source.images.shape)
+
+    def test_images_are_stable(self, loaded: tuple[Dataset, Source]) -> None:
+        """Loaded twice, every pixel is the same."""
+        dataset, source = loaded
+        assert dataset.load().images.digest() == source.images.digest()
+
+    def test_splits(self, loaded: tuple[Dataset, Source], tmp_path: Path) -> None:
+        """Disjoint parts, every class in train and test, the same lists for the same seed."""
+        dataset, source = loaded
+        for protocol in dataset.protocols:
+            split = dataset.split(source, protocol, 0)
+            parts = [p for p in (split.train, split.val, split.test) if p is not None]
+            joined = np.concatenate(parts)
+            assert len(np.unique(joined)) == len(joined), f"{protocol}: parts share images"
+            for part in (split.train, split.test):
+                assert len(np.unique(source.targets[part])) == len(source.class_names), protocol
+            again = dataset.split(source, protocol, 0)
+            assert np.array_equal(again.train, split.train), protocol
+            assert np.array_equal(again.test, split.test), protocol
+            stored, digest = stored_split(dataset, source, protocol, 0, tmp_path)
+            assert np.array_equal(stored.train, split.train), protocol
+            assert stored_split(dataset, source, protocol, 0, tmp_path)[1] == digest

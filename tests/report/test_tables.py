@@ -1,0 +1,281 @@
+"""Tables of a small set of made records, letter by letter."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ltbench.errors import UsageError, VerificationError
+from ltbench.metrics import METRICS, evaluate
+from ltbench.predictions import Predictions
+from ltbench.report.tables import (
+    DEFAULT_METRICS,
+    comparison,
+    frame,
+    per_class,
+    to_csv,
+    to_markdown,
+)
+
+CE, ECL, OTHER = "1a2b3c4d5e6f7081", "9f8e7d6c5b4a3921", "9f8e7d6c00000000"
+
+
+def made_metrics(accuracy, **more):
+    values = {
+        "accuracy": accuracy,
+        "macro_sensitivity": accuracy - 0.1,
+        "macro_precision": accuracy - 0.05,
+        "macro_f1": accuracy - 0.125,
+        "macro_auc": None,
+        "balanced_accuracy": accuracy - 0.1,
+        "nll": 1.25,
+    }
+    return {**values, **more}
+
+
+def made(label="ce", key=CE, seed=0, accuracy=0.8, metrics=None, **more):
+    record = {
+        "schema_version": 1,
+        "label": label,
+        "method": label.partition("@")[0].partition(" ")[0],
+        "preset": None,
+        "dataset": "digits_lt",
+        "protocol": "held_out",
+        "protocol_notes": {"measured_imbalance": {"train": 50.0}, "split_by": "image"},
+        "groups_note": "writers are unknown.",
+        "key": key,
+        "seed": seed,
+        "split_digest": "0123456789abcdef" * 4,
+        "select": "val.accuracy",
+        "recipe": "digits",
+        "uses_validation": label.startswith("ecl"),
+        "precision": "32-true",
+        "device": "cpu",
+        "num_devices": 1,
+        "threads": 2,
+        "versions": {"torch": "2.14.1", "ltbench": "0.1.0"},
+        "metrics": {"test": metrics or made_metrics(accuracy), "val": None},
+        "ledger": {"num_parameters": 1234, "wall_time_s": 1.5},
+    }
+    return {**record, **more}
+
+
+RECORDS = [
+    *(made(seed=seed, accuracy=accuracy) for seed, accuracy in enumerate([0.8, 0.81, 0.79])),
+    *(made("ecl@authors", ECL, seed, 0.85 + 0.01 * seed) for seed in range(5)),
+    made("ecl method.temperature=0.2", OTHER, accuracy=0.9),
+]
+
+MARKDOWN = """\
+| method                      | key       |           seeds |          Acc |          Sen |   AUC |    nll |
+|:----------------------------|:----------|----------------:|-------------:|-------------:|------:|-------:|
+| ce                          | 1a2b3c4d5 | 3 (provisional) | 80.00 ± 1.00 | 70.00 ± 1.00 |   n/a | NLL |
+"""
+
+
+def test_markdown_letter_by_letter():
+    (table,) = comparison(RECORDS, metrics=("accuracy", "macro_auc", "nll"))
+    assert to_markdown(table) == (
+        "| method                        | key       |           seeds |          Acc |   AUC |"
+        "             nll |\n"
+        "|:------------------------------|:----------|----------------:|-------------:|------:|"
+        "----------------:|\n"
+        "| ce                            | 1a2b3c4d5 | 3 (provisional) | 80.00 ± 1.00 |   n/a |"
+        " 1.2500 ± 0.0000 |\n"
+        "| ecl@authors †                 | 9f8e7d6c5 |               5 | 87.00 ± 1.58 |   n/a |"
+        " 1.2500 ± 0.0000 |\n"
+        "| ecl method.temperature=0.2 †  | 9f8e7d6c0 | 1 (provisional) |        90.00 |   n/a |"
+        "          1.2500 |\n"
+        "\n"
+        "- Data set: digits\\_lt. Protocol: held\\_out. Split: 0123456789ab. Results are of its"
+        " test part.\n"
+        "- Protocol notes: measured imbalance: train 50; split by: image; groups note: writers are"
+        " unknown.\n"
+        "- Recipe: digits. Seeds: 0, 1, 2 (ce); 0, 1, 2, 3, 4 (ecl@authors);"
+        " 0 (ecl method.temperature=0.2). Selection: val.accuracy.\n"
+        "- Devices: 1 x cpu. Precision: 32-true. Threads: 2.\n"
+        "- Versions: ltbench 0.1.0, torch 2.14.1.\n"
+        "- Mean ± sample standard deviation over seeds; rates in percent.\n"
+        "- Provisional: fewer than 5 seeds.\n"
+        "- † Training itself uses results on the validation part.\n"
+    )
+
+
+def test_csv_letter_by_letter():
+    (table,) = comparison(RECORDS[:2] + RECORDS[-1:], metrics=("accuracy", "macro_auc"))
+    sd = statistics.stdev([0.8, 0.81])
+    split = "0123456789abcdef" * 4
+    assert to_csv(table) == (
+        "dataset,protocol,split_digest,label,key,uses_validation,num_seeds,seeds,provisional,"
+        "metric,mean,sd\n"
+        f"digits_lt,held_out,{split},ce,{CE},False,2,0 1,True,accuracy,0.805,{sd!r}\n"
+        f"digits_lt,held_out,{split},ce,{CE},False,2,0 1,True,macro_auc,,\n"
+        f"digits_lt,held_out,{split},ecl method.temperature=0.2,{OTHER},True,1,0,True,"
+        "accuracy,0.9,\n"
+        f"digits_lt,held_out,{split},ecl method.temperature=0.2,{OTHER},True,1,0,True,"
+        "macro_auc,,\n"
+    )
+
+
+def test_csv_holds_the_unrounded_numbers():
+    values = [0.1 + 0.2, 1 / 3, 2 / 7]
+    (table,) = comparison([made(seed=i, accuracy=value) for i, value in enumerate(values)])
+    line = pd.read_csv(io.StringIO(to_csv(table)), float_precision="round_trip").iloc[0]
+    assert line["mean"] == statistics.fmean(values)
+    assert line["sd"] == statistics.stdev(values)
+    assert line["sd"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
+
+
+def test_the_default_columns_are_the_papers_five_and_balanced_accuracy():
+    (table,) = comparison(RECORDS)
+    header = [cell.strip() for cell in to_markdown(table).splitlines()[0].strip("|").split("|")]
+    assert header == [
+        *("method", "key", "seeds", "Acc", "Sen", "Pre", "F1", "AUC", "balanced accuracy"),
+    ]
+    assert table.metrics == DEFAULT_METRICS
+
+
+def test_protocols_splits_imbalances_and_data_sets_never_share_a_table():
+    records = [
+        made(key="a"),
+        made(key="b", protocol="published"),
+        made(key="c", split_digest="f" * 64),
+        made(key="d", dataset="fashion_mnist_lt"),
+        made(key="e", protocol_notes={"measured_imbalance": {"train": 100.0}}),
+        made(label="focal", key="f"),
+    ]
+    tables = comparison(records)
+    assert [[row.key for row in table.rows] for table in tables] == [
+        *(["a", "f"], ["b"], ["c"], ["d"], ["e"]),
+    ]
+    assert [table.protocol for table in tables][:2] == ["held_out", "published"]
+
+
+def test_notes_in_words_do_not_divide_a_table():
+    notes = {"measured_imbalance": {"train": 50.0}, "split_by": "picture"}
+    (table,) = comparison([made(), made("focal", ECL, protocol_notes=notes)])
+    assert "split by: image; groups note: writers are unknown (ce); " in table.footer[1]
+    assert "split by: picture; groups note: writers are unknown (focal)." in table.footer[1]
+
+
+def test_one_label_with_two_keys_stays_two_rows_told_apart():
+    records = [made(key=ECL), made(key=OTHER, threads=4)]
+    (table,) = comparison(records)
+    text = to_markdown(table)
+    assert len(table.rows) == 2
+    assert "Threads: 2 (ce 9f8e7d6c5); 4 (ce 9f8e7d6c0)." in text
+    assert "| 9f8e7d6c5 |" in text
+    assert "| 9f8e7d6c0 |" in text
+
+
+def test_rows_keep_the_order_of_the_records_and_seeds_are_sorted():
+    (table,) = comparison([made("b", "k1", 3), made("a", "k2", 0), made("b", "k1", 1)])
+    assert [(row.label, row.seeds) for row in table.rows] == [("b", (1, 3)), ("a", (0,))]
+
+
+def test_differences_between_rows_are_said():
+    records = [made(), made("focal", ECL, recipe="fashion", device="A100", precision="bf16-mixed")]
+    (table,) = comparison(records)
+    text = "\n".join(table.footer)
+    assert "Recipe: digits (ce); fashion (focal)." in text
+    assert "Devices: 1 x cpu (ce); 1 x A100 (focal)." in text
+    assert "Precision: 32-true (ce); bf16-mixed (focal)." in text
+
+
+def test_a_metric_undefined_for_one_seed_is_undefined_for_the_row():
+    records = [made(seed=0, metrics=made_metrics(0.8, macro_auc=0.9)), made(seed=1)]
+    (table,) = comparison(records, metrics=["macro_auc"])
+    assert table.rows[0].cells["macro_auc"].mean is None
+    assert "n/a" in to_markdown(table)
+
+
+def test_no_marks_without_need():
+    (table,) = comparison([made(seed=seed) for seed in range(5)])
+    text = to_markdown(table)
+    assert "rovisional" not in text
+    assert "†" not in text
+
+
+def test_a_run_given_twice_is_refused():
+    for make in (comparison, frame):
+        with pytest.raises(VerificationError, match=f"{CE}/seed-0"):
+            make([made(), made("focal", ECL), made()])
+
+
+def test_an_unknown_metric_suggests_the_nearest():
+    with pytest.raises(UsageError, match="Did you mean 'macro_f1'"):
+        comparison([made()], metrics=["macro_f2"])
+    assert comparison([made()], metrics=["macro-f1"])[0].metrics == ("macro_f1",)
+
+
+def test_no_records_make_no_table():
+    assert comparison([]) == []
+    assert len(frame([])) == 0
+    assert {"label", "seed", "test.accuracy"} <= set(frame([]).columns)
+
+
+def test_markdown_escapes_what_would_be_markup():
+    label = "a|b <i>&amp; my_net *x* `y` [z](u)\\"
+    (table,) = comparison([made(label, dataset="a_b|c")])
+    text = to_markdown(table)
+    shown = "a\\|b &lt;i&gt;&amp;amp; my\\_net \\*x\\* \\`y\\` \\[z](u)\\\\"
+    header, _, row = text.splitlines()[:3]
+    assert row.startswith(f"| {shown} ")
+    assert row.replace("\\|", "").count("|") == header.count("|")
+    assert "Data set: a\\_b\\|c." in text
+    assert label in to_csv(table)
+
+
+def test_keys_that_look_like_numbers_are_printed_as_they_are():
+    (table,) = comparison([made(key="0012e45678901234"), made("focal", key="1234567890123456")])
+    text = to_markdown(table)
+    assert "| 0012e456 |" in text
+    assert "| 12345678 |" in text
+
+
+def test_frame_has_one_row_a_record_and_every_metric():
+    val = made_metrics(0.7)
+    table = frame([made(), made(seed=1, metrics=made_metrics(0.9)), made("ecl", ECL)])
+    assert table["label"].tolist() == ["ce", "ce", "ecl"]
+    assert table["test.accuracy"].tolist() == [0.8, 0.9, 0.8]
+    assert {f"test.{name}" for name in METRICS} <= set(table.columns)
+    assert table["test.macro_auc"].isna().all()
+    assert table["val.accuracy"].dtype == np.float64
+    assert table["ledger.num_parameters"].tolist() == [1234] * 3
+    assert frame([made(metrics=None) | {"metrics": {"test": val, "val": val}}])[
+        "val.accuracy"
+    ].tolist() == [0.7]
+
+
+def evaluated():
+    predictions = Predictions(
+        ids=np.array(["a", "b", "c", "d", "e"]),
+        targets=np.array([0, 0, 0, 1, 2]),
+        logits=np.log(
+            [[8, 1, 0.5, 0.5], [2, 7, 0.5, 0.5], [7, 1, 1, 1], [4, 5, 0.5, 0.5]] + [[4, 4, 1, 1]]
+        ),
+        class_names=("NV", "MEL_x|y", "DF", "VASC"),
+    )
+    return json.loads(json.dumps(evaluate(predictions, (500, 101, 20, 100))))
+
+
+def test_the_closing_table_letter_by_letter():
+    assert per_class(made(metrics=evaluated())) == (
+        "class      train    test     Pre     Sen     Spe     F1     AUC\n"
+    )
+
+
+def test_an_evaluated_record_goes_through_all_tables():
+    record = made(metrics=evaluated())
+    (table,) = comparison([record], metrics=tuple(METRICS))
+    assert all(
+        cell.mean is None or math.isfinite(cell.mean) for cell in table.rows[0].cells.values()
+    )
+    assert "tail sensitivity" in to_markdown(table)
+    assert frame([record])["test.mcc"].notna().all()
