@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ltbench.composition import Composition
 from ltbench.config import RunConfig
 from ltbench.data.feed import Part
 from ltbench.data.lists import stored_split
@@ -89,6 +90,12 @@ class Cell:
             steps_per_epoch=steps,
             make_backbone=self.factory,
             collective=collective or Collective(),
+            composition=Composition(
+                reweight=self.config.reweight,
+                mix=self.config.mix,
+                class_counts=self.training.class_counts,
+                seed=self.config.seed,
+            ),
         )
 
 
@@ -210,14 +217,7 @@ def _check(cell: Cell) -> None:
     missing = [view for view in method.eval_views if view not in config.views]
     if missing:
         raise UsageError(suggest("view", missing[0], sorted(config.views)))
-    if config.optimizer.accumulate > 1:
-        for hook in ("update", "after_step"):
-            if getattr(method, hook) is not getattr(Method, hook):
-                raise UsageError(
-                    f"optimizer.accumulate is {config.optimizer.accumulate}, but method "
-                    f"'{config.method_name}' has a `{hook}` of its own, which must see the whole "
-                    "batch. Use optimizer.accumulate=1."
-                )
+    _check_composition(config, method)
     if config.sync_batchnorm and cell.key_parts["device"] != "cuda":
         raise UsageError("sync_batchnorm needs CUDA devices; on CPU leave it false.")
     num_images = len(cell.training)
@@ -227,3 +227,36 @@ def _check(cell: Cell) -> None:
             "Lower batch_size, or set drop_last=false."
         )
     method.check(config.method, cell.task())
+
+
+def _check_composition(config: RunConfig, method: type[Method]) -> None:
+    """Refuse what cannot be combined with this method, with the reason."""
+
+    def overrides(hook: str) -> bool:
+        return getattr(method, hook) is not getattr(Method, hook)
+
+    name = config.method_name
+    if (config.mix.name != "none" or config.reweight.name != "none") and overrides("training_step"):
+        raise UsageError(
+            f"mix.name is '{config.mix.name}' and reweight.name is '{config.reweight.name}', but "
+            f"method '{name}' has a training step of its own, not a loss for each sample that "
+            "could be mixed or weighted. Leave both at 'none'."
+        )
+    if config.optimizer.sam_rho and overrides("update"):
+        raise UsageError(
+            f"optimizer.sam_rho is {config.optimizer.sam_rho}, but method '{name}' makes its own "
+            "optimizer steps (`update`), which SAM cannot repeat. Set optimizer.sam_rho=0."
+        )
+    if config.optimizer.accumulate == 1:
+        return
+    if config.optimizer.sam_rho:
+        raise UsageError(
+            f"optimizer.accumulate is {config.optimizer.accumulate}, but SAM needs the gradient of "
+            "the whole batch before it moves. Use optimizer.accumulate=1 or optimizer.sam_rho=0."
+        )
+    for hook in ("update", "after_step"):
+        if overrides(hook):
+            raise UsageError(
+                f"optimizer.accumulate is {config.optimizer.accumulate}, but method '{name}' has a "
+                f"`{hook}` of its own, which must see the whole batch. Use optimizer.accumulate=1."
+            )

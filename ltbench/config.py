@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
+from ltbench.composition import COMPOSITIONS, MixConfig, ReweightConfig
 from ltbench.data.samplers import SAMPLERS
 from ltbench.data.views import ViewSpec
 from ltbench.errors import UsageError
@@ -43,6 +44,9 @@ class OptimizerConfig(_Frozen):
     )
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest gradient norm over the parameters that step"
+    )
+    sam_rho: float = Field(
+        default=0.0, ge=0, description="radius of sharpness-aware minimisation; 0 is off"
     )
     accumulate: int = Field(
         default=1, ge=1, description="parts a batch is computed in, to save memory; same batch size"
@@ -126,6 +130,8 @@ class RunConfig(_Frozen):
     sampler: str = Field(
         default="instance", description="a sampler's name, for methods that ask none"
     )
+    reweight: ReweightConfig = ReweightConfig()
+    mix: MixConfig = MixConfig()
     select: SelectionRule = Field(
         default="val.accuracy", description="which epoch is reported; ties go to the latest"
     )
@@ -189,7 +195,8 @@ class Request:
 def resolve(request: Request) -> RunConfig:
     """Stack the layers and check the whole, naming every problem at once.
 
-    Layers, later wins: library < recipe < method@preset < tuned file < YAML file < flags.
+    Layers, later wins: library < recipe < method's defaults < method@preset < tuned file < YAML
+    file < flags.
     """
     method_name, _, preset = request.method.partition("@")
     method = METHODS[method_name]
@@ -203,6 +210,7 @@ def resolve(request: Request) -> RunConfig:
         )
     settings: Settings = {}
     merge(settings, load_recipe(recipe))
+    merge(settings, nested(method.defaults))
     merge(settings, nested(preset_settings(method, preset or None)))
     merge(settings, user)
     settings = {"method": {}, "dataset": {}, **settings}
@@ -237,17 +245,16 @@ def rebuild(stored: Settings) -> RunConfig:
     return validate(stored, METHODS[stored["method_name"]], DATASETS[stored["dataset_name"]])
 
 
-def preset_settings(method: Any, preset: str | None) -> Mapping[str, Any]:
-    """The dotted settings of a method's preset or ablation; empty for none."""
-    if preset is None:
-        return {}
-    known = {**method.ablations, **method.presets}
-    name = normalise(preset)
-    if name not in known:
-        raise UsageError(
-            suggest(f"preset of {method.info.name}", name, sorted(known) or ["(none)"])
-        )
-    settings: Mapping[str, Any] = known[name].settings
+def preset_settings(method: Any, preset: str | None) -> Settings:
+    """The dotted settings of a preset, an ablation or a composition; several joined by "+"."""
+    settings: Settings = {}
+    for part in preset.split("+") if preset else ():
+        known = {name: row for name, (_, row) in COMPOSITIONS.items()}
+        known |= {n: p.settings for n, p in {**method.ablations, **method.presets}.items()}
+        name = normalise(part)
+        if name not in known:
+            raise UsageError(suggest(f"preset of {method.info.name}", name, sorted(known)))
+        settings |= known[name]
     return settings
 
 

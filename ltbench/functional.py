@@ -193,3 +193,28 @@ def weighted_mean(
     """
     # Over B local and W B global rows, W * sum / sum is a mean over a mean.
     return (weights * losses).mean() / gather(weights).mean()
+
+
+def inverse_frequency_weights(class_counts: Tensor) -> Tensor:
+    """w_c proportional to 1 / N_c, mean one.
+
+    Args:
+        class_counts: N_c > 0, float64 (C,).
+    """
+    return mean_one(1 / class_counts)
+
+
+def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
+    """w_c proportional to (1 - beta) / (1 - beta^N_c), mean one; all ones for beta = 0.
+
+    Args:
+        class_counts: N_c > 0, float64 (C,).
+        beta: in [0, 1).
+
+    Source: Cui et al., CVPR 2019, eq. 2; deferred in Cao et al., NeurIPS 2019 (LDAM-DRW).
+    """
+    if beta == 0:
+        return torch.ones_like(class_counts)
+    # 1 - beta^N through expm1: for beta near 1 and small N the plain difference loses its digits.
+    log_beta = torch.log1p(torch.tensor(beta - 1, dtype=class_counts.dtype))
+    return mean_one(-1 / torch.expm1(class_counts * log_beta))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ltbench.composition import Composition
 from ltbench.registry import METHODS, PluginInfo
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ class Task:
         batch_size: images a batch over all devices.
         steps_per_epoch: batches an epoch of the run's own sampler.
         make_backbone: a new backbone, with the run's initial weights.
+        composition: how per-sample losses become the batch's (re-weighting, mixing).
     """
 
     class_names: tuple[str, ...]
@@ -225,6 +227,7 @@ class Task:
     steps_per_epoch: int
     make_backbone: Callable[[], Any]
     collective: Collective = field(default_factory=Collective)
+    composition: Composition = field(default_factory=Composition)
 
     @property
     def num_classes(self) -> int:
@@ -263,11 +266,21 @@ class Engine(Protocol):
 
 
 class Method(nn.Module):
-    """Base class of all methods: backbone, linear head, one stage, one stream, one optimizer."""
+    """Base class of all methods: backbone, linear head, one stage, one stream, one optimizer.
+
+    Attributes:
+        search_space: Optuna distributions of fields of `Config`.
+        defaults: dotted settings of the run that belong to the method, such as a deferred
+            re-weighting; they lie above the recipe and below presets.
+        presets, ablations: named settings; an ablation is one row of the method's own table.
+        departures: what differs from the paper or its code, and why.
+        eval_views: the recipe's views that inference averages over.
+    """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     info: ClassVar[PluginInfo]
     search_space: ClassVar[Mapping[str, BaseDistribution]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Preset]] = {}
     ablations: ClassVar[Mapping[str, Preset]] = {}
     departures: ClassVar[tuple[str, ...]] = ()
@@ -313,8 +326,7 @@ class Method(nn.Module):
 
     def training_step(self, batch: Batch, progress: Progress) -> Tensor | Outputs:
         """The loss, or a dict with "loss", scalars to log and tensors for `after_step`."""
-        logits = self.predict(batch.images).float()
-        return self.per_sample_loss(logits, batch.targets, progress).mean()
+        return self.task.composition.loss(self, batch, progress, self.task.collective)
 
     def per_sample_loss(self, logits: Tensor, targets: Tensor, progress: Progress) -> Tensor:
         """Losses (B,) of logits (B, C) and targets (B,); plain losses need nothing else."""
@@ -352,9 +364,13 @@ class Method(nn.Module):
     def on_fit_end(self, validation: Predictions | None) -> None:
         """Called with the selected weights in place; validation is predicted again afterwards."""
 
-    # -- inference ------------------------------------------------------------------------------
+    # -- from images to logits ------------------------------------------------------------------
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Inference logits (B, C) of images (B, channels, height, width)."""
+    def logits(self, images: Tensor) -> Tensor:
+        """What `per_sample_loss` is given: (B, C) of images (B, channels, height, width)."""
         logits: Tensor = self.head(self.backbone(images))
         return logits
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Inference logits (B, C); the training logits unless the method says otherwise."""
+        return self.logits(images)

@@ -197,7 +197,7 @@ def to_csv(table: Table) -> str:
 def per_class(record: Record) -> str:
     """The closing table of one run, as plain text: a line a class, then the summary.
 
-    Rates are in percent; a dash stands for what is undefined.
+    A dash stands for what is undefined.
     """
     metrics = record["metrics"]["test"]
     rows = metrics["per_class"]
@@ -211,25 +211,26 @@ def per_class(record: Record) -> str:
     }
     alignment = ("left", *["right"] * (len(columns) - 1))
     body = tabulate(columns, headers="keys", colalign=alignment, disable_numparse=True)
-    return f"{body}\n\n{_summary_lines(metrics)}\n"
+    title = "{label}, seed {seed}: {dataset}, {protocol}, test part; rates in percent"
+    return f"{title.format_map(record)}\n\n{body}\n\n{_summary_lines(metrics)}\n"
 
 
 def _summary_lines(metrics: Mapping[str, Any]) -> str:
     num_classes, averaged = metrics["num_classes"], metrics["classes_averaged"]
-    lines = []
+    rows, lines = metrics["per_class"], []
     for name in DEFAULT_METRICS:
         counted = averaged.get(name, num_classes)
         note = "" if counted == num_classes else f"over {counted} of {num_classes} classes"
         lines.append((name.replace("_", " "), _percent(METRICS[name].read(metrics)), note))
+    support = dict(zip(rows["class_names"], rows["support"], strict=True))
     for group, bounds in GROUP_BOUNDS.items():
-        members = len(metrics["groups"][group]["classes"])
-        sensitivity = metrics["groups"][group]["sensitivity"]
-        note = f"{members} {'class' if members == 1 else 'classes'}, {bounds} training images"
+        members = metrics["groups"][group]["classes"]
+        tested = sum(support[name] > 0 for name in members)
+        note = f"over {tested} of {len(members)} classes with {bounds} training images"
         if not members:
             note = f"no such class ({bounds} training images)"
-        elif sensitivity is None:
-            note += ", none of them in the test part"
-        lines.append((f"{group} sensitivity", _percent(sensitivity), note))
+        sensitivity = _percent(METRICS[f"{group}_sensitivity"].read(metrics))
+        lines.append((f"{group} sensitivity", sensitivity, note))
     if metrics["num_tied"]:
         lines.append(("tied images", str(metrics["num_tied"]), "the first class was taken"))
     alignment = ("left", "right", "left")
@@ -369,8 +370,7 @@ def _row_names(rows: Sequence[Row]) -> dict[str, str]:
 def _shown_keys(rows: Sequence[Row]) -> dict[str, str]:
     """By key, its first characters: at least eight, and as many as tell all keys apart."""
     keys = {row.key for row in rows}
-    lengths = (n for n in itertools.count(8) if len({key[:n] for key in keys}) == len(keys))
-    length = next(lengths)
+    length = next(n for n in itertools.count(8) if len({key[:n] for key in keys}) == len(keys))
     return {key: key[:length] for key in keys}
 
 

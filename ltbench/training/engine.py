@@ -19,6 +19,7 @@ class StepEngine:
     Args:
         module: the method as Fabric wrapped it (DDP where there are several devices).
         accumulate: parts a batch is computed in; gradients are averaged over the parts.
+        sam_rho: radius of sharpness-aware minimisation; 0 is off.
     """
 
     def __init__(
@@ -29,17 +30,23 @@ class StepEngine:
         *,
         clip_norm: float | None,
         accumulate: int = 1,
+        sam_rho: float = 0.0,
     ) -> None:
         self._fabric = fabric
         self._module = module
         self._per_batch = [o for o in optimizers if o.every == "batch"]
         self._clip_norm = clip_norm
         self._accumulate = accumulate
+        self._sam_rho = sam_rho
+        self._per_epoch = [o for o in optimizers if o.every == "epoch"]
         self._is_last_part = True
+        self._below: list[tuple[Tensor, Tensor]] = []  # parameters that SAM moved, and from where
 
     def run(self, method: Method, batch: Batch, progress: Progress) -> Outputs:
         """The whole step: clear gradients, update, let the method look at the outcome."""
         self.zero_grad()
+        if self._sam_rho:
+            self._climb(batch, progress)
         if self._accumulate == 1:
             outputs = method.update(self, batch, progress)
         else:
@@ -67,8 +74,41 @@ class StepEngine:
     def step(self) -> None:
         """Clip and step, once all parts of the batch are in."""
         if self._is_last_part:
+            self._descend()
             for scheduled in self._per_batch:
                 scheduled.step(self._clip_norm)
+
+    def _climb(self, batch: Batch, progress: Progress) -> None:
+        """SAM's first pass: move to the worst point nearby; `step` comes back before it steps.
+
+            w <- w + rho g / ||g||, one norm over all parameters that step after each batch
+
+        Gradients that epoch-wise optimizers gather come from the second pass alone. BatchNorm's
+        running statistics see both passes.
+
+        Source: Foret et al., ICLR 2021, eq. 2; cool-xuan/Imbalanced_SAM@c65f41e, imbsam.py.
+        """
+        gathered = [(p, p.grad) for o in self._per_epoch for p in o.params]
+        for parameter, gradient in gathered:
+            parameter.grad = None if gradient is None else gradient.clone()
+        self.backward(self.loss(batch, progress)["loss"])
+        moved = [p for o in self._per_batch for p in o.params if p.grad is not None]
+        gradients = [p.grad for p in moved if p.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        scale = self._sam_rho / norm.clamp_min(1e-16)
+        with torch.no_grad():
+            self._below = [(p, p.detach().clone()) for p in moved]
+            for parameter, gradient in zip(moved, gradients, strict=True):
+                parameter.add_(gradient * scale)
+        self.zero_grad()
+        for parameter, gradient in gathered:
+            parameter.grad = gradient
+
+    @torch.no_grad()
+    def _descend(self) -> None:
+        for parameter, start in self._below:
+            parameter.copy_(start)
+        self._below = []
 
     def _in_parts(self, method: Method, batch: Batch, progress: Progress) -> Outputs:
         parts = [

@@ -52,6 +52,7 @@ def build_stage(
         optimizers,
         clip_norm=config.optimizer.clip_norm,
         accumulate=config.optimizer.accumulate,
+        sam_rho=config.optimizer.sam_rho,
     )
     feed = _feed(number, stage, method, training, config, collective)
     return StageRun(number, stage, module, optimizers, feed, engine)
@@ -66,7 +67,8 @@ def _feed(
     collective: Collective,
 ) -> StageFeed:
     plans = {}
-    for i, (name, stream) in enumerate(method.streams(stage).items()):
+    streams = method.task.composition.streams(method.streams(stage))
+    for i, (name, stream) in enumerate(streams.items()):
         for view in stream.views:
             training.renderer.view(view)  # a name the recipe lacks is refused here
         plans[name] = StreamPlan(
