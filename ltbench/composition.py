@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from torch import Tensor
 
 from ltbench.data import philox
 from ltbench.functional import effective_number_weights, inverse_frequency_weights, weighted_mean
-
-if TYPE_CHECKING:
-    from ltbench.method import Batch, Collective, Method, Progress, Stream
+from ltbench.method import Batch, Collective, Composer, Method, Progress, Stream
 
 _STREAM = 0x4D000000  # of the random words of mixing, apart from those of orders and views
 CMO_STREAM = "foreground"
@@ -86,8 +84,8 @@ class Mixed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Composition:
-    """Turns per-sample losses into the loss of a batch; the default is their plain mean.
+class Composition(Composer):
+    """Per-sample losses, re-weighted and of mixed pictures.
 
     Attributes:
         class_counts: of the training split.
@@ -99,15 +97,8 @@ class Composition:
     class_counts: tuple[int, ...] = ()
     seed: int = 0
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing is combined."""
-        return self.reweight.name == "none" and self.mix.name == "none"
-
     def streams(self, streams: Mapping[str, Stream]) -> dict[str, Stream]:
         """The method's streams, and CMO's second one."""
-        from ltbench.method import Stream
-
         if self.mix.name != "cmo":
             return dict(streams)
         first = next(iter(streams.values()))

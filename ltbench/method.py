@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ltbench.composition import Composition
 from ltbench.registry import METHODS, PluginInfo
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ __all__ = [
     "Batch",
     "ClassReport",
     "Collective",
+    "Composer",
     "Engine",
     "Method",
     "MethodConfig",
@@ -188,6 +188,24 @@ class Collective:
         return x
 
 
+class Composer:
+    """How per-sample losses become the loss of a batch. This class is their plain mean.
+
+    The run's settings may ask for more: see `ltbench.composition`.
+    """
+
+    def streams(self, streams: Mapping[str, Stream]) -> dict[str, Stream]:
+        """The streams to draw from, given those the method asks for."""
+        return dict(streams)
+
+    def loss(
+        self, method: Method, batch: Batch, progress: Progress, collective: Collective
+    ) -> Tensor:
+        """(1/B) sum_i l_i over the batch."""
+        logits = method.logits(batch.images).float()
+        return method.per_sample_loss(logits, batch.targets, progress).mean()
+
+
 class Backbone(Protocol):
     """Images (B, channels, height, width) to features (B, num_features)."""
 
@@ -227,7 +245,7 @@ class Task:
     steps_per_epoch: int
     make_backbone: Callable[[], Any]
     collective: Collective = field(default_factory=Collective)
-    composition: Composition = field(default_factory=Composition)
+    composition: Composer = field(default_factory=Composer)
 
     @property
     def num_classes(self) -> int:
