@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ltbench.registry import DATASETS, METHODS, Registry
+from ltbench.errors import InterruptedRunError
+from ltbench.registry import DATASETS, METHODS, Registry, registers
 
 if TYPE_CHECKING:
     from ltbench.config import Request
@@ -54,8 +55,7 @@ def describe(name: str) -> dict[str, Any]:
 def add_plugins(files: Iterable[Path]) -> None:
     """Make plugin files known: each is a method or a data set by what it registers."""
     for file in files:
-        text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else ""
-        (DATASETS if "DATASETS.register" in text else METHODS).add_file(Path(file))
+        (DATASETS if registers(Path(file), "DATASETS") else METHODS).add_file(Path(file))
 
 
 def run(
@@ -98,7 +98,12 @@ def run_seed(request: Request, seed: int, place: Place) -> Outcome:
     from ltbench import runner
 
     request = replace(request, settings={**request.settings, "seed": seed})
-    return runner.run(request, replace(place, command=repeat_command(request, seed, place)))
+    command = repeat_command(request, seed, place)
+    try:
+        return runner.run(request, replace(place, command=command))
+    except InterruptedRunError as error:
+        text = f"{error}\nTo go on from there: {command}"
+        raise InterruptedRunError(text, error.exit_code - 128) from error
 
 
 def repeat_command(request: Request, seed: int, place: Place) -> str:
@@ -114,14 +119,27 @@ def repeat_command(request: Request, seed: int, place: Place) -> str:
     for flag, value in options.items():
         if value is not None:
             words += [flag, str(value)]
+    if place.results != DEFAULT_RESULTS:
+        words += ["--results", str(place.results)]
     for file in place.plugins:
         words += ["--plugin", str(file)]
     words += ["--seed", str(seed)]
     for key, value in request.settings.items():
         if key != "seed":
-            text = value if isinstance(value, str) else json.dumps(value)
-            words += ["--set", f"{key}={text}"]
+            words += ["--set", f"{key}={_as_yaml(value)}"]
     return shlex.join(words)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value so that `--set` reads the same: text that looks like something else is quoted."""
+    import yaml
+
+    try:
+        if isinstance(value, str) and yaml.safe_load(value) == value:
+            return value
+    except yaml.YAMLError:
+        pass
+    return json.dumps(value, default=str)
 
 
 def table(

@@ -3,123 +3,173 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from tabulate import tabulate
+from pydantic_core import to_jsonable_python
 
-from ltbench.config import flat, load_recipe, recipe_names
+from ltbench.columns import columns, paragraph
+from ltbench.config import load_recipe, preset_settings, recipe_names
 from ltbench.errors import UsageError
+from ltbench.explain import allowed, inner_model, searched
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
+from ltbench.settings import flat
 
-_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+Facts = dict[str, Any]
+
+WIDTH = 110
+_HEAD = {
+    "paper": "paper",
+    "year": "year",
+    "source": "source",
+    "licence": "licence",
+    "default_recipe": "recipe",
+    "tags": "tags",
+}
 
 
-def about(name: str) -> dict[str, Any]:
+def about(name: str) -> Facts:
     """Everything the project knows of a method, data set or recipe; JSON-able."""
-    plain = normalise(name.partition("@")[0])
+    plain, _, preset = (normalise(part) for part in name.partition("@"))
     if plain in METHODS:
+        preset_settings(METHODS[plain], preset)  # refuses an unknown one
         return _method(plain)
     if plain in DATASETS:
         return _dataset(plain)
     if plain in recipe_names():
         recipe = load_recipe(plain, with_summary=True)
-        return {
-            "kind": "recipe",
-            "name": plain,
-            "text": recipe.pop("summary", ""),
-            "settings": recipe,
-        }
+        text = recipe.pop("summary", "")
+        return {"kind": "recipe", "name": plain, "text": text, "settings": recipe}
     known = [*METHODS.names(), *DATASETS.names(), *recipe_names()]
     raise UsageError(suggest("name", name, known))
 
 
-def render(facts: Mapping[str, Any]) -> str:
-    """`about` for a terminal."""
+def render(facts: Facts, width: int = WIDTH) -> str:
+    """`about` for a reader, in lines of `width` characters."""
     head = [f"{facts['kind']} {facts['name']}", ""]
-    head += [
-        f"{label + ':':<12}{facts[key]}"
-        for key, label in (
-            ("paper", "paper"),
-            ("year", "year"),
-            ("source", "source"),
-            ("licence", "licence"),
-            ("default_recipe", "recipe"),
-        )
-        if facts.get(key)
-    ]
-    if facts.get("tags"):
-        head.append(f"{'tags:':<12}{', '.join(facts['tags'])}")
-    parts = ["\n".join(head), facts["text"]]
-    if facts["kind"] == "recipe":
-        parts.append(yaml.safe_dump(facts["settings"], sort_keys=False, width=110).rstrip())
-    else:
-        parts += _sections(facts)
+    for key, label in _HEAD.items():
+        value = facts.get(key)
+        if value:
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            head.append(paragraph(text, width, f"{label + ':':<12}", " " * 12))
+    parts = ["\n".join(head).rstrip(), facts["text"]]
+    parts += _recipe_lines(facts, width) if facts["kind"] == "recipe" else _sections(facts, width)
     return "\n\n".join(part for part in parts if part)
 
 
-def _sections(facts: Mapping[str, Any]) -> list[str]:
+def _recipe_lines(facts: Facts, width: int) -> list[str]:
+    """One line a setting and a transform, as `--set` and YAML files take them."""
+    settings = flat({key: value for key, value in facts["settings"].items() if key != "views"})
+    rows = [{"setting": key, "value": _yaml(value)} for key, value in settings.items()]
+    views = facts["settings"].get("views", {})
+    lines = [line for name, view in views.items() for line in _view_lines(name, view, width)]
+    return [columns(rows, width=width), "\n".join(["Views", *lines])]
+
+
+def _view_lines(name: str, transforms: Sequence[Any], width: int) -> list[str]:
+    lines = [_yaml(step) for step in transforms] or ["[] (the picture as it is)"]
+    labels = [f"  {name:<10}", *[" " * 12] * (len(lines) - 1)]
+    return [
+        paragraph(line, width, label, " " * 14) for label, line in zip(labels, lines, strict=True)
+    ]
+
+
+def _sections(facts: Facts, width: int) -> list[str]:
     parts = []
     if facts["settings"]:
-        rows = [{k: v for k, v in row.items() if v is not None} for row in facts["settings"]]
+        shown = [{**row, "default": _yaml(row["default"])} for row in facts["settings"]]
+        parts.append("Settings\n" + columns(shown, width=width))
+    else:
         parts.append(
-            "Settings\n" + tabulate(rows, headers="keys", tablefmt="simple", maxcolwidths=60)
+            f"Settings\n  none of its own; those of the run apply to every {facts['kind']}"
         )
+    if facts.get("defaults"):
+        lines = _assignments(facts["defaults"], "  ", width)
+        parts.append("\n".join(["Settings of the run that it changes", *lines]))
     if facts.get("protocols"):
+        chosen = facts["default_protocol"]
         lines = [
-            f"  {name}{' (default)' if name == facts['default_protocol'] else ''}: {text}"
+            paragraph(text, width, f"  {name}{' (default)' * (name == chosen)}: ", "      ")
             for name, text in facts["protocols"].items()
         ]
         parts.append("\n".join(["Protocols", *lines]))
     parts += [
-        "\n".join([kind.capitalize(), *_presets(facts, kind)])
+        "\n".join([kind.capitalize(), *_preset_lines(facts, kind, width)])
         for kind in ("presets", "ablations")
         if facts.get(kind)
     ]
     if facts.get("departures"):
-        lines = [f"  {i}. {text}" for i, text in enumerate(facts["departures"], 1)]
+        lines = [
+            paragraph(text, width, f"  {i}. ", "     ")
+            for i, text in enumerate(facts["departures"], 1)
+        ]
         parts.append("\n".join(["Departures from the paper and its code", *lines]))
     return parts
 
 
-def _presets(facts: Mapping[str, Any], kind: str) -> list[str]:
-    lines = []
+def _preset_lines(facts: Facts, kind: str, width: int) -> list[str]:
+    """Each preset with what it changes: from the defaults, or from the preset it builds on."""
+    defaults = {row["setting"]: row["default"] for row in facts["settings"]}
+    lines: list[str] = []
+    earlier: dict[str, Facts] = {}
     for name, preset in facts[kind].items():
+        changed = {k: v for k, v in preset["settings"].items() if defaults.get(k, ...) != v}
+        base = next((n for n, own in earlier.items() if own and own.items() <= changed.items()), "")
+        more = {k: v for k, v in changed.items() if k not in earlier.get(base, {})}
         lines.append(f"  {facts['name']}@{name}: {preset['summary']}")
-        lines += [f"      {key} = {value}" for key, value in preset["settings"].items()]
+        if base:
+            lines.append(f"      as {facts['name']}@{base}{', and' * bool(more)}")
+        lines += _assignments(more, "      ", width)
+        if not changed:
+            lines.append("      (changes nothing)")
+        earlier[name] = changed
     return lines
 
 
-def _method(name: str) -> dict[str, Any]:
+def _assignments(settings: Mapping[str, Any], indent: str, width: int) -> list[str]:
+    return [
+        paragraph(f"{key}={_yaml(value)}", width, indent, indent + "    ")
+        for key, value in settings.items()
+    ]
+
+
+def _method(name: str) -> Facts:
     method = METHODS[name]
     return {
         "kind": "method",
         **_info(method),
-        "text": inspect.getdoc(inspect.getmodule(method)) or inspect.getdoc(method) or "",
-        "settings": _fields(method.Config, "method", method.search_space),
+        "text": _documentation(method),
+        "settings": list(_fields(method.Config, "method", method.search_space)),
+        "defaults": dict(method.defaults),
         "presets": _declared(method.presets),
         "ablations": _declared(method.ablations),
         "departures": list(method.departures),
     }
 
 
-def _dataset(name: str) -> dict[str, Any]:
+def _dataset(name: str) -> Facts:
     dataset = DATASETS[name]
     return {
         "kind": "dataset",
         **_info(dataset),
-        "text": inspect.getdoc(inspect.getmodule(dataset)) or inspect.getdoc(dataset) or "",
-        "settings": _fields(dataset.Config, "dataset", {}),
+        "text": _documentation(dataset),
+        "settings": list(_fields(dataset.Config, "dataset", {})),
         "protocols": dict(dataset.protocols),
         "default_protocol": dataset.default_protocol,
         "default_recipe": dataset.default_recipe,
     }
 
 
-def _info(plugin: Any) -> dict[str, Any]:
+def _documentation(plugin: type) -> str:
+    """The docstrings of the plugin's file and class; a class without one inherits none."""
+    texts = [inspect.getdoc(inspect.getmodule(plugin)), inspect.cleandoc(plugin.__doc__ or "")]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _info(plugin: Any) -> Facts:
     info = plugin.info
     return {
         "name": info.name,
@@ -131,7 +181,7 @@ def _info(plugin: Any) -> dict[str, Any]:
     }
 
 
-def _declared(presets: Mapping[str, Any]) -> dict[str, Any]:
+def _declared(presets: Mapping[str, Any]) -> Facts:
     return {
         name: {"summary": preset.summary, "settings": flat(preset.settings)}
         for name, preset in presets.items()
@@ -140,35 +190,29 @@ def _declared(presets: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fields(
     model: type[BaseModel], prefix: str, search_space: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    rows = []
+) -> Iterable[Facts]:
     for name, field in model.model_fields.items():
+        inner = inner_model(field.annotation)
+        if inner is not None:
+            yield from _fields(inner, f"{prefix}.{name}", {})
+            continue
         space = search_space.get(name)
-        rows.append(
-            {
-                "setting": f"{prefix}.{name}",
-                "default": str(field.get_default(call_default_factory=True)),
-                "allowed": _allowed(field),
-                "search": "" if space is None else str(space),
-                "meaning": field.description or "",
-            }
-        )
-    if not search_space:
-        for row in rows:
-            row.pop("search")
-    return rows
+        yield {
+            "setting": f"{prefix}.{name}",
+            "default": _default(field),
+            "allowed": allowed(field),
+            "search": "" if space is None else searched(space),
+            "meaning": field.description or "",
+        }
 
 
-def _allowed(field: FieldInfo) -> str:
-    bounds = [
-        f"{sign} {getattr(limit, word)}"
-        for limit in field.metadata
-        for word, sign in _BOUNDS.items()
-        if getattr(limit, word, None) is not None
-    ]
-    if bounds:
-        return ", ".join(bounds)
-    if field.annotation is bool:
-        return "true, false"
-    options = [str(option) for option in get_args(field.annotation)]
-    return " | ".join(option.removeprefix("<class '").removesuffix("'>") for option in options)
+def _default(field: FieldInfo) -> Any:
+    if field.is_required():
+        return "(required)"
+    return to_jsonable_python(field.get_default(call_default_factory=True))
+
+
+def _yaml(value: Any) -> str:
+    """A value as `--set` takes it, in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return str(text).removesuffix("...\n").strip()

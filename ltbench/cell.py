@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from ltbench.composition import Composition
 from ltbench.config import RunConfig
-from ltbench.data.feed import Part
+from ltbench.data.feed import Part, batches_per_epoch
 from ltbench.data.lists import stored_split
 from ltbench.data.longtail import carve
 from ltbench.data.views import View
@@ -25,6 +26,13 @@ from ltbench.registry import DATASETS, METHODS, source_files, suggest
 from ltbench.training.devices import device_kind, resolved_precision, resolved_threads
 
 KEY_LENGTH = 16
+
+
+class _Devices(Collective):
+    """As many devices as the run will have; they cannot gather yet."""
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,18 @@ class Cell:
         return pixel_statistics(self.training)
 
     def task(self, collective: Collective | None = None) -> Task:
-        """What the method may know."""
+        """What the method may know; without a collective, to check the run before it begins."""
         views = self.views()
         name = "classify" if "classify" in views else "eval"
         channels, height, width = views[name].output_shape(self.source.images.shape)
-        num_images, size = len(self.training), self.config.batch_size
-        steps = num_images // size if self.config.drop_last else -(-num_images // size)
+        collective = collective or _Devices(self.config.machine.devices)
+        size = self.config.batch_size
+        steps, _ = batches_per_epoch(
+            len(self.training),
+            size,
+            drop_last=self.config.drop_last,
+            world_size=collective.world_size,
+        )
         return Task(
             class_names=self.source.class_names,
             class_counts=self.training.class_counts,
@@ -89,7 +103,7 @@ class Cell:
             batch_size=size,
             steps_per_epoch=steps,
             make_backbone=self.factory,
-            collective=collective or Collective(),
+            collective=collective,
             composition=Composition(
                 reweight=self.config.reweight,
                 mix=self.config.mix,
@@ -150,8 +164,14 @@ def pixel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def plugin_digest(file: Path | None) -> str:
-    """SHA-256 over a plugin's source and that of the plugins it imports."""
+@cache
+def plugin_digest(plugin: Any) -> str:
+    """SHA-256 over the source of a plugin's class and that of the plugins it imports.
+
+    Taken once a class, near its import: a file that is edited later in the life of this process is
+    not the code that runs.
+    """
+    file: Path | None = plugin.info.file
     if file is None:
         return "interactive"
     texts = [f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in source_files(file)]
@@ -190,12 +210,12 @@ def _key_parts(
     split_digest: str,
     factory: BackboneFactory,
 ) -> dict[str, Any]:
+    plugins: dict[str, Any] = {"method": method, "dataset": type(dataset)}
     return {
         "config": config.hashed(),
         "split_digest": split_digest,
         "image_digest": source.images.digest(),
-        "method_digest": plugin_digest(method.info.file),
-        "dataset_digest": plugin_digest(type(dataset).info.file),
+        **{f"{kind}_digest": plugin_digest(plugin) for kind, plugin in plugins.items()},
         "weights_digest": factory.weights_digest,
         "precision": resolved_precision(config),
         "device": device_kind(config.machine),
@@ -220,12 +240,6 @@ def _check(cell: Cell) -> None:
     _check_composition(config, method)
     if config.sync_batchnorm and cell.key_parts["device"] != "cuda":
         raise UsageError("sync_batchnorm needs CUDA devices; on CPU leave it false.")
-    num_images = len(cell.training)
-    if config.drop_last and config.batch_size > num_images:
-        raise UsageError(
-            f"batch_size is {config.batch_size}, but the training part has {num_images} images. "
-            "Lower batch_size, or set drop_last=false."
-        )
     method.check(config.method, cell.task())
 
 
@@ -254,7 +268,13 @@ def _check_composition(config: RunConfig, method: type[Method]) -> None:
             f"optimizer.accumulate is {config.optimizer.accumulate}, but SAM needs the gradient of "
             "the whole batch before it moves. Use optimizer.accumulate=1 or optimizer.sam_rho=0."
         )
-    for hook in ("update", "after_step"):
+    if config.reweight.name != "none":
+        raise UsageError(
+            f"optimizer.accumulate is {config.optimizer.accumulate}, but reweight.name="
+            f"{config.reweight.name} divides by the weights of the whole batch, which its parts do "
+            "not know. Use optimizer.accumulate=1 or reweight.name=none."
+        )
+    for hook in ("training_step", "update", "after_step"):
         if overrides(hook):
             raise UsageError(
                 f"optimizer.accumulate is {config.optimizer.accumulate}, but method '{name}' has a "

@@ -39,18 +39,21 @@ class Commands(click.Group):
 @click.group(cls=Commands, epilog=EXIT_CODES)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="ltbench")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+def cli(debug: bool) -> None:
     """A benchmark suite for long-tailed image classification."""
-    ctx.obj = {"debug": debug}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    debug = "--debug" in (arguments if arguments is not None else sys.argv[1:])
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given  # wherever it stands: it is added to a command that has just failed
     try:
-        cli.main(args=arguments, prog_name="bench.py", standalone_mode=False)
+        cli.main(
+            args=[one for one in given if one != "--debug"],
+            prog_name="bench.py",
+            standalone_mode=False,
+        )
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -63,6 +66,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(
+            f"error: unexpected {type(error).__name__}: {error}\nThis is a fault in ltbench or in "
+            "a plugin. Run the command again with --debug to see where, and report it.",
+            err=True,
+        )
+        sys.exit(1)
 
 
 results_option = click.option(
@@ -84,13 +96,19 @@ plugin_option = click.option(
 
 @cli.command("list")
 @click.argument("kind", metavar="methods|datasets|recipes|presets|metrics|backbones")
+@plugin_option
 @json_option
-def list_command(kind: str, as_json: bool) -> None:
-    """List what there is."""
+def list_command(kind: str, plugins: tuple[Path, ...], as_json: bool) -> None:
+    """List what there is; on a terminal long lines are cut, `describe NAME` has them whole."""
     from ltbench import listing
+    from ltbench.columns import terminal_width
 
+    api.add_plugins(plugins)
     rows = listing.rows(kind)
-    click.echo(json.dumps(rows, indent=2) if as_json else listing.render(kind, rows))
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    click.echo(listing.render(kind, rows, terminal_width()))
 
 
 @cli.command()
@@ -100,10 +118,14 @@ def list_command(kind: str, as_json: bool) -> None:
 def describe(name: str, plugins: tuple[Path, ...], as_json: bool) -> None:
     """Explain a method, data set or recipe: settings, presets, departures."""
     from ltbench import catalogue
+    from ltbench.columns import terminal_width
 
     api.add_plugins(plugins)
     facts = catalogue.about(name)
-    click.echo(json.dumps(facts, indent=2, default=str) if as_json else catalogue.render(facts))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, default=str))
+        return
+    click.echo(catalogue.render(facts, min(terminal_width() or catalogue.WIDTH, 120)))
 
 
 # Flags of `run` that are settings, and the settings they set.
@@ -161,6 +183,8 @@ def run(
     methods: str, datasets: str, seed: int | None, seeds: str | None, dry_run: bool, **flags: Any
 ) -> None:
     """Train, select on validation, test once, and print the result."""
+    seed_list = parse_seeds(seeds, seed)
+    from ltbench.config import resolve
     from ltbench.console import Console
     from ltbench.runner import Place
 
@@ -180,23 +204,25 @@ def run(
         for dataset in parse_names(datasets)
         for method in parse_names(methods)
     ]
-    seed_list = parse_seeds(seeds, seed)
+    for request in requests:
+        resolve(request)  # a mistake in the last of several runs is found before the first trains
+    cells = [(request, one) for request in requests for one in seed_list]
     if dry_run:
-        for request in requests:
-            console.dry_run(request, place)
+        for request, one in cells:
+            console.dry_run(request, one, place)
         return
     outcomes = []
-    for request in requests:
-        for one in seed_list:
-            outcomes.append(api.run_seed(request, one, place))
-            console.outcome(outcomes[-1])
+    for request, one in cells:
+        outcomes.append(api.run_seed(request, one, place))
+        console.outcome(outcomes[-1])
     if len(outcomes) > 1:
         console.comparison([outcome.record for outcome in outcomes])
 
 
 def request_of(method: str, dataset: str, flags: dict[str, Any]) -> Request:
     """The run that flags ask for."""
-    from ltbench.config import Request, parse_assignments
+    from ltbench.config import Request
+    from ltbench.settings import parse_assignments
 
     settings = parse_assignments(flags["assignments"])
     settings |= {
@@ -230,7 +256,7 @@ def parse_seeds(seeds: str | None, seed: int | None) -> list[int]:
     found: list[int] = []
     for part in seeds.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}'.")
         found += range(int(first), int(last if dash else first) + 1)
     if not found:
@@ -305,7 +331,7 @@ def data() -> None:
 @click.argument("dataset")
 @click.option("--protocol")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE")
-@click.option("--split-seed", type=int, default=0, show_default=True)
+@click.option("--split-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path))
 @json_option
 def data_show(dataset: str, as_json: bool, **flags: Any) -> None:
@@ -340,14 +366,14 @@ def plugin_new(name: str, kind: str, folder: Path | None) -> None:
     from ltbench import scaffold
 
     file = scaffold.new_plugin(name, kind, folder)
-    click.echo(f"Wrote {file}\nTest it: python bench.py plugin test {file.stem}")
+    click.echo(f"Wrote {file}\nTest it: python bench.py plugin test {scaffold.testable_name(file)}")
 
 
 @plugin.command("test")
-@click.argument("name")
-@click.option("--kind", type=click.Choice(["method", "dataset"]), default="method")
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--kind", type=click.Choice(["method", "dataset"]), help="Told by the name or file.")
 @plugin_option
-def plugin_test(name: str, kind: str, plugins: tuple[Path, ...]) -> None:
+def plugin_test(name: str, kind: str | None, plugins: tuple[Path, ...]) -> None:
     """Run the conformance suite on a plugin."""
     from ltbench import scaffold
 

@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
+from ltbench import explain
 from ltbench.composition import COMPOSITIONS, MixConfig, ReweightConfig
 from ltbench.data.samplers import SAMPLERS
 from ltbench.data.views import ViewSpec
 from ltbench.errors import UsageError
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
+from ltbench.settings import Settings, flat, merge, nested, read_settings
+
+__all__ = [
+    "MachineConfig",
+    "OptimizerConfig",
+    "Request",
+    "RunConfig",
+    "ScheduleConfig",
+    "changes",
+    "dataset_config",
+    "flat",
+    "load_recipe",
+    "nested",
+    "preset_settings",
+    "protocol_name",
+    "rebuild",
+    "recipe_names",
+    "resolve",
+    "validate",
+]
 
 SelectionRule = Literal["val.accuracy", "val.macro_f1", "val.balanced_accuracy", "last"]
-Settings = dict[str, Any]
+M = TypeVar("M", bound=BaseModel)
+_YAML = (".yaml", ".yml")
 
 # Settings that say where and when a run happens, not what it is: they are no part of its key.
 PLACE = ("seed", "machine")
@@ -89,6 +118,11 @@ class MachineConfig(_Frozen):
     )
 
 
+def _text_of_number(value: Any) -> Any:
+    """YAML reads 32 as a number."""
+    return str(value) if type(value) is int else value
+
+
 class RunConfig(_Frozen):
     """Everything that decides a result, and where it runs; `method` and `dataset` are plugins'."""
 
@@ -112,7 +146,7 @@ class RunConfig(_Frozen):
         default="none",
         description="'none' (random), a timm tag such as resnet50.tv_in1k, or a file",
     )
-    precision: Literal["32", "bf16", "auto"] = Field(
+    precision: Annotated[Literal["32", "bf16", "auto"], BeforeValidator(_text_of_number)] = Field(
         default="32", description="bf16 is autocast; auto is bf16 on CUDA and 32 elsewhere"
     )
     channels_last: bool = Field(default=False, description="memory format of images and weights")
@@ -158,7 +192,7 @@ class RunConfig(_Frozen):
                 f"({self.machine.devices}) times optimizer.accumulate ({self.optimizer.accumulate})"
             )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     def hashed(self) -> Settings:
@@ -180,7 +214,6 @@ class Request:
         settings: dotted keys from flags and `--set`, the strongest layer.
         config_file: a YAML file of settings, weaker than flags.
         tuned_file: a YAML file that `tune` wrote, weaker than `config_file`.
-        preset_settings: a plugin's declared ablation or preset, applied after `method`'s own.
     """
 
     method: str
@@ -198,46 +231,59 @@ def resolve(request: Request) -> RunConfig:
     Layers, later wins: library < recipe < method's defaults < method@preset < tuned file < YAML
     file < flags.
     """
-    method_name, _, preset = request.method.partition("@")
+    method_name, _, preset = (normalise(part) for part in request.method.partition("@"))
     method = METHODS[method_name]
     dataset = DATASETS[request.dataset]
     user = _user_layers(request)
-    recipe = request.recipe or user.pop("recipe", None) or dataset.default_recipe
-    protocol = request.protocol or user.pop("protocol", None) or dataset.default_protocol
-    if protocol not in dataset.protocols:
-        raise UsageError(
-            suggest(f"protocol of {request.dataset}", protocol, sorted(dataset.protocols))
-        )
-    settings: Settings = {}
-    merge(settings, load_recipe(recipe))
+    recipe = request.recipe or user.get("recipe") or dataset.default_recipe
+    protocol = request.protocol or user.get("protocol") or dataset.default_protocol
+    names = {
+        "method_name": method_name,
+        "preset": preset or None,
+        "dataset_name": normalise(request.dataset),
+        "protocol": protocol_name(dataset, str(protocol)),
+        "recipe": _recipe_name(str(recipe)),
+    }
+    _refuse_other_names(user, names)
+    settings: Settings = {"method": {}, "dataset": {}}
+    merge(settings, load_recipe(str(recipe)))
     merge(settings, nested(method.defaults))
     merge(settings, nested(preset_settings(method, preset or None)))
     merge(settings, user)
-    settings = {"method": {}, "dataset": {}, **settings}
-    settings |= {
-        "method_name": normalise(method_name),
-        "preset": preset or None,
-        "dataset_name": normalise(request.dataset),
-        "protocol": protocol,
-        "recipe": recipe,
-    }
-    return validate(settings, method, dataset)
+    return validate(settings | names, method, dataset)
 
 
 def validate(settings: Settings, method: Any, dataset: Any) -> RunConfig:
     """Check nested settings against the plugins' models; all problems in one message."""
-    model: type[RunConfig] = create_model(
-        "RunConfig",
-        __base__=RunConfig,
-        method=(method.Config, ...),
-        dataset=(dataset.Config, ...),
-    )
+    return _checked(_model(method.Config, dataset.Config), settings)
+
+
+def dataset_config(dataset: Any, settings: Settings) -> Any:
+    """The settings of a data set alone, given below the key `dataset`."""
+    model = create_model("DatasetOnly", __base__=_Frozen, dataset=(dataset.Config, ...))
+    checked: Any = _checked(model, {"dataset": {}, **settings})
+    return checked.dataset
+
+
+def _checked(model: type[M], settings: Settings) -> M:
     try:
-        return model.model_validate(settings)
+        config = model.model_validate(settings)
     except ValidationError as error:
-        problems = [_problem(details, model) for details in error.errors(include_url=False)]
-        head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
-        raise UsageError("\n  ".join([head, *problems])) from None
+        problems = explain.problems(model, settings, error)
+    else:
+        problems = explain.problems(model, settings)
+        if not problems:
+            return config
+    head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
+    raise UsageError("\n  ".join([head, *problems]))
+
+
+@cache
+def _model(method: type[BaseModel], dataset: type[BaseModel]) -> type[RunConfig]:
+    """`RunConfig` with the plugins' models; one class a pair, so that equal configs are equal."""
+    return create_model(
+        "RunConfig", __base__=RunConfig, method=(method, ...), dataset=(dataset, ...)
+    )
 
 
 def rebuild(stored: Settings) -> RunConfig:
@@ -266,7 +312,7 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str, *, with_summary: bool = False) -> Settings:
     """The settings of a named recipe, or of a YAML file given by path."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(_YAML):
         settings = read_settings(Path(name))
     elif normalise(name) in recipe_names():
         text = (resources.files("ltbench.recipes") / f"{normalise(name)}.yaml").read_text("utf-8")
@@ -278,66 +324,33 @@ def load_recipe(name: str, *, with_summary: bool = False) -> Settings:
     return settings
 
 
-def read_settings(file: Path) -> Settings:
-    """A YAML file of settings, nested or dotted."""
-    try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"Cannot read the settings file {file}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not valid YAML: {error}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UsageError(f"{file} holds a {type(loaded).__name__}; expected `key: value` settings.")
-    return nested(loaded)
+def protocol_name(dataset: Any, name: str) -> str:
+    """The name of a data set's protocol, which may be written with hyphens or underscores."""
+    by_plain: dict[str, str] = {normalise(known): known for known in dataset.protocols}
+    if normalise(name) not in by_plain:
+        kind = f"protocol of {dataset.info.name}"
+        raise UsageError(suggest(kind, name, sorted(dataset.protocols)))
+    return by_plain[normalise(name)]
 
 
-def parse_assignments(assignments: Iterable[str]) -> Settings:
-    """`key=value` texts to dotted settings; values are read as YAML, then checked by the model."""
-    settings = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
+def _recipe_name(name: str) -> str:
+    """How a configuration names its recipe: of a file not its folder, which decides nothing."""
+    return Path(name).name if name.endswith(_YAML) else normalise(name)
+
+
+def _refuse_other_names(user: Settings, names: Settings) -> None:
+    """A stored `config.json` may serve as `--config`, but not for another method or data set."""
+    flags = {
+        "method_name": "--method",
+        "preset": "--method NAME@PRESET",
+        "dataset_name": "--dataset",
+    }
+    for key, flag in flags.items():
+        if key in user and user[key] != names[key]:
             raise UsageError(
-                f"--set takes key=value, such as method.temperature=0.2; got '{text}'."
+                f"{key}: the settings say '{user[key]}', the command '{names[key]}'. It is no "
+                f"setting; choose with {flag}."
             )
-        try:
-            settings[key.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {text}: the value is not valid YAML: {error}") from error
-    return settings
-
-
-def nested(dotted: Mapping[str, Any]) -> Settings:
-    """{"a.b": 1, "c": {"d": 2}} to {"a": {"b": 1}, "c": {"d": 2}}."""
-    result: Settings = {}
-    for key, value in dotted.items():
-        branch = value
-        for part in reversed(str(key).split(".")):
-            branch = {part: nested(branch) if isinstance(branch, Mapping) else branch}
-        merge(result, branch)
-    return result
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
-    """The inverse of `nested`: {"a": {"b": 1}} to {"a.b": 1}."""
-    result: Settings = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
-
-
-def merge(below: Settings, above: Mapping[str, Any]) -> None:
-    """Lay `above` over `below` in place; mappings are joined, anything else is replaced."""
-    for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            merge(below[key], value)
-        else:
-            below[key] = nested(value) if isinstance(value, Mapping) else value
 
 
 def changes(request: Request) -> list[str]:
@@ -358,32 +371,3 @@ def _user_layers(request: Request) -> Settings:
             merge(user, read_settings(file))
     merge(user, nested(request.settings))
     return user
-
-
-def _problem(details: ErrorDetails, model: type[BaseModel]) -> str:
-    path = [str(part) for part in details["loc"]]
-    name = ".".join(path)
-    if details["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _fields_at(model, path[:-1]), n=1, cutoff=0.5)
-        prefix = "".join(f"{part}." for part in path[:-1])
-        hint = f" Did you mean '{prefix}{near[0]}'?" if near else ""
-        return f"{name}: no such setting.{hint}"
-    if details["type"] == "missing":
-        return f"{name}: missing. Give it in the recipe or with --set {name}=VALUE."
-    message = details["msg"].removeprefix("Value error, ")
-    if not path:
-        return message
-    return f"{name}: {message[0].lower() + message[1:]}; got {details['input']!r}"
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    for part in path:
-        info = model.model_fields.get(part)
-        if info is None:
-            return []
-        kinds = [info.annotation, *get_args(info.annotation)]
-        models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
-        if not models:
-            return []
-        model = models[0]
-    return list(model.model_fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -87,7 +88,8 @@ class Console:
                 "nothing was trained"
             )
         click.echo(
-            f"\n{per_class(record)}\n\nrun:     {outcome.folder.path}\nkey:     {record['key']}\n"
+            f"\n{per_class(record).rstrip()}\n\n"
+            f"run:     {outcome.folder.path}\nkey:     {record['key']}\n"
             f"digest:  {record['digest']}\nrepeat:  {record['command']}\n"
         )
 
@@ -96,9 +98,9 @@ class Console:
         for table in comparison([dict(record) for record in records]):
             click.echo(to_markdown(table))
 
-    def dry_run(self, request: Request, place: Place) -> None:
+    def dry_run(self, request: Request, seed: int, place: Place) -> None:
         """The configuration, its key and its folder; nothing is trained, only lists are stored."""
-        config = resolve(request)
+        config = resolve(replace(request, settings={**request.settings, "seed": seed}))
         cell = prepare(
             config,
             results=place.results,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -25,20 +25,21 @@ def predict(
 ) -> Predictions:
     """Inference logits of every image, in stored order, averaged over `method.eval_views`.
 
-    Each device predicts a contiguous share; all of them return the whole. The method is left in
-    the mode (train or eval) it came in.
+    Each device predicts a contiguous share; all of them return the whole. Every module is left in
+    the mode (train or eval) it came in: a method may hold parts of itself in eval.
     """
     part = renderer.part
     share = -(-len(part) // collective.world_size)
     first = min(collective.rank * share, len(part))
     last = min(first + share, len(part))
-    was_training = method.training
+    modes = [(module, module.training) for module in method.modules()]
     method.eval()
     per_view = [
         _logits(method, renderer, name, batch_size, first, last, autocast)
         for name in method.eval_views
     ]
-    method.train(was_training)
+    for module, training in modes:
+        module.training = training
     logits = torch.stack(per_view).mean(0) if len(per_view) > 1 else per_view[0]
     if collective.world_size > 1:
         padding = logits.new_zeros(share - logits.shape[0], logits.shape[1])
@@ -73,8 +74,3 @@ def predicted_classes(logits: np.ndarray) -> np.ndarray:
     """The class with the largest logit; the first of equals."""
     classes: np.ndarray = logits.argmax(axis=1)
     return classes
-
-
-def views_of(method: type[Method] | Method, names: Sequence[str]) -> list[str]:
-    """Evaluation views a method asks for that the recipe does not have."""
-    return [name for name in method.eval_views if name not in names]

@@ -12,6 +12,7 @@ compared with itself. P(i) are the other entries of anchor i's class.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,11 @@ __all__ = [
     "masked_mean",
     "mean_one",
     "one_device",
+    "parabolic_weight",
     "positive_pair_losses",
     "same_class",
     "similarity_logits",
+    "supervised_contrastive_loss",
     "unit_rows",
     "view_major",
     "weighted_mean",
@@ -218,3 +221,54 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     # 1 - beta^N through expm1: for beta near 1 and small N the plain difference loses its digits.
     log_beta = torch.log1p(torch.tensor(beta - 1, dtype=class_counts.dtype))
     return mean_one(-1 / torch.expm1(class_counts * log_beta))
+
+
+def parabolic_weight(position: int, length: float) -> float:
+    """Weight alpha = 1 - (t / D)^2: one at the start, falling ever faster, zero at t = D.
+
+    Args:
+        position: t in [0, D], epochs that have passed.
+        length: D > 0.
+
+    Source: BBN (Zhou et al., CVPR 2020), section 4.3; Hybrid-SC (Wang et al., CVPR 2021).
+    """
+    return 1.0 - (position / length) ** 2
+
+
+def supervised_contrastive_loss(
+    features: Tensor,
+    targets: Tensor,
+    temperature: float,
+    anchors: Literal["all", "one"] = "all",
+) -> Tensor:
+    """L_SC: all views of all images of a class attract each other and repel the rest.
+
+        entries: z_1..z_M, M = V B;    s_ij = z_i . z_j / tau;    P(i) = {p != i : y_p = y_i}
+        l_i = (1 / |P(i)|) sum_{p in P(i)} (log sum_{j != i} exp(s_ij) - s_ip)
+        L_SC = mean of l_i over the anchors
+
+    An anchor without a positive (possible with one view only) adds 0 and counts in the mean.
+    Vectors are used as given: the caller makes them unit, and gathers them from all devices.
+
+    Args:
+        features: embeddings z, (B, V, d), any float dtype.
+        targets: int64 (B,).
+        temperature: tau > 0.
+        anchors: "all" entries, or those of view "one" alone; all are compared with all entries.
+
+    Returns:
+        Scalar, float32 or wider.
+
+    Source: Khosla et al., NeurIPS 2020, eq. 2; HobbitLong/SupContrast@66a8fe5, losses.py, with its
+        base temperature equal to the temperature.
+    Departures: the maximum in the log-sum-exp leaves out self, with which the code underflows to
+        NaN at small temperatures.
+    """
+    num_images, num_views = features.shape[:2]
+    entries = view_major(features)
+    logits = similarity_logits(
+        entries if anchors == "all" else entries[:num_images], entries, temperature
+    )
+    log_denominators = masked_logsumexp(logits, ~is_self(logits))
+    losses, _ = positive_pair_losses(logits, log_denominators, targets.repeat(num_views))
+    return losses.mean()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ltbench.api import list_datasets, list_methods
-from ltbench.errors import UsageError
+from ltbench.columns import columns
+from ltbench.errors import LtbenchError, UsageError
 from ltbench.registry import METHODS, suggest
 
 Rows = list[dict[str, Any]]
@@ -19,20 +20,13 @@ def rows(kind: str) -> Rows:
     return _KINDS[kind]()
 
 
-def render(kind: str, entries: Rows) -> str:
-    """Aligned columns; long cells are not cut."""
+def render(kind: str, entries: Rows, width: int | None = None) -> str:
+    """Aligned columns; cells are cut only where a `width` is given."""
     if not entries:
         return f"No {kind}."
     if kind == "backbones":
         return "\n".join(entry["name"] for entry in entries)
-    columns = [key for key in entries[0] if any(entry[key] for entry in entries)]
-    cells = [[_text(entry[column]) for column in columns] for entry in [*entries]]
-    widths = [max(len(column), *(len(row[i]) for row in cells)) for i, column in enumerate(columns)]
-    lines = [columns, ["-" * width for width in widths], *cells]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return columns(entries, width=width, cut=True)
 
 
 def _recipes() -> Rows:
@@ -69,22 +63,25 @@ def _backbones() -> Rows:
 
 
 def _presets() -> Rows:
+    from ltbench.composition import COMPOSITIONS
+
     found = []
     for name in METHODS.names():
-        method = METHODS[name]
+        try:
+            method = METHODS[name]
+        except LtbenchError as error:
+            found.append({"name": f"{name}@?", "kind": "broken", "summary": str(error)})
+            continue
         for kind in ("presets", "ablations"):
             declared: Mapping[str, Any] = getattr(method, kind)
             found += [
                 {"name": f"{name}@{key}", "kind": kind[:-1], "summary": preset.summary}
                 for key, preset in declared.items()
             ]
-    return found
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    return "" if value is None else str(value)
+    return found + [
+        {"name": f"METHOD@{name}", "kind": "composition", "summary": summary}
+        for name, (summary, _) in COMPOSITIONS.items()
+    ]
 
 
 _KINDS: dict[str, Callable[[], Rows]] = {

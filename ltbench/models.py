@@ -18,6 +18,8 @@ from ltbench.registry import suggest
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56)
 CIFAR_RESNETS = {f"resnet{depth}_cifar": depth for depth in CIFAR_DEPTHS}
 
+_PROBE_S = 10.0  # how long the hub may take to answer its first question
+
 
 class Backbone(nn.Module):
     """Images (B, channels, height, width) to pooled features (B, num_features)."""
@@ -139,7 +141,10 @@ class BackboneFactory:
     def _fetch(self, tag: str) -> dict[str, Tensor]:
         import timm
 
+        if tag not in (tags := timm.list_pretrained(f"{self.name.split('.')[0]}.*")):
+            raise UsageError(suggest("weights", tag, tags))
         try:
+            _check_hub(timm.get_pretrained_cfg(tag))
             net = timm.create_model(tag, pretrained=True, num_classes=0, in_chans=self.in_channels)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -157,7 +162,8 @@ class BackboneFactory:
         net, _ = self._build()
         wanted = net.state_dict()
         head = re.compile(r"^(fc|head|classifier|head_drop)\.")
-        given = {key: value for key, value in state.items() if not head.match(key)}
+        # Some nets have features under such a name too (ConvNeXt's `head.norm`).
+        given = {k: value for k, value in state.items() if k in wanted or not head.match(k)}
         missing = sorted(set(wanted) - set(given))
         unknown = sorted(set(given) - set(wanted))
         shapes = [k for k in wanted if k in given and wanted[k].shape != given[k].shape]
@@ -187,7 +193,35 @@ def read_state(file: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UsageError(
+            f"weights: {file} holds a {type(state).__name__}, but not of tensors by name. Expected "
+            "what `torch.save(net.state_dict(), file)` writes."
+        )
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _check_hub(config: Any) -> None:
+    """Raise at once where the weights are not in the cache and their hub cannot be reached.
+
+    timm's own download tries again and again, which takes most of a minute without a network. One
+    short question tells; whoever has an answer, even a slow one, gets timm's patience.
+    """
+    import huggingface_hub as hub
+
+    if not config.hf_hub_id:
+        return
+    named = config.hf_hub_filename
+    files = (named,) if named else ("model.safetensors", "pytorch_model.bin")
+    if any(isinstance(hub.try_to_load_from_cache(config.hf_hub_id, f), str) for f in files):
+        return
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(config.hf_hub_id, files[0]), timeout=_PROBE_S)
+    except Exception as error:
+        # By name, because the hub's client has changed the library these errors come from.
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if kinds & {"ConnectError", "ConnectTimeout", "ProxyError", "OfflineModeIsEnabled"}:
+            raise
 
 
 def state_digest(state: dict[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ltbench.api import add_plugins
 from ltbench.cell import Cell, prepare
 from ltbench.config import Request, RunConfig, changes, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
+from ltbench.errors import InterruptedRunError, RunFailedError
 from ltbench.files import sha256_hex
 from ltbench.method import Method
 from ltbench.models import state_digest
@@ -27,9 +29,11 @@ from ltbench.trainer import Surroundings, Trainer
 from ltbench.training.checkpoint import load_checkpoint
 from ltbench.training.devices import FabricCollective, make_fabric, settle
 from ltbench.training.signals import SignalGuard
+from ltbench.training.snapshot import State
 from ltbench.workers import on_devices
 
 CHECKPOINT = "checkpoint.pt"
+SET_ASIDE = "checkpoint.pt.set-aside"
 LAST_WEIGHTS = "last.pt"
 BEST_WEIGHTS = "best.pt"
 
@@ -87,13 +91,15 @@ def run(request: Request, place: Place) -> Outcome:
             return Outcome(folder, folder.record(), "already done")
         context = Context(label=_label(request, cell.config), command=place.command)
         if place.on_start is not None:
-            place.on_start(cell, folder, (folder.path / CHECKPOINT).exists())
+            goes_on = place.resume == "auto" and (folder.path / CHECKPOINT).exists()
+            place.on_start(cell, folder, goes_on)
         if cell.config.machine.devices == 1:
             run_on_device(make_fabric(cell.config), cell, folder, place, context, claim.check)
         else:
             quiet = Place(place.results, place.data_root, place.resume, place.plugins)
             stored = cell.config.model_dump(mode="json")
-            on_devices(cell.config, partial(_run_on_one_of, stored, folder, quiet, context))
+            work = partial(_run_on_one_of, stored, cell.key_parts, folder, quiet, context)
+            on_devices(cell.config, partial(work, os.getpid()))
         return Outcome(folder, folder.record(), "ran")
 
 
@@ -144,33 +150,67 @@ def run_on_device(
     Returns:
         The method, holding the reported weights.
     """
-    with SignalGuard() as guard:
+    several = fabric.world_size > 1
+    with SignalGuard(patient=several) as guard:
+        started = time.monotonic()
+        renderer = _renderer(cell, fabric)
         stop_signal = place.stop_signal or (lambda: guard.received)
-        return _train(fabric, cell, folder, place, context, stop_signal, still_mine)
+        trainer, resume = _trainer(fabric, cell, folder, place, renderer, stop_signal, still_mine)
+        trainer.fit(resume)
+        _finish(trainer, cell, folder, context, renderer, still_mine, started)
+        fabric.barrier()
+    if guard.received is not None and not several:
+        raise InterruptedRunError(
+            f"Stopped by signal {guard.received}; by then this run was complete, and its record is "
+            f"in {folder.path}.",
+            guard.received,
+        )
+    return trainer.method
 
 
 def _run_on_one_of(
-    stored: dict[str, Any], folder: RunFolder, place: Place, context: Context, fabric: Fabric
+    stored: dict[str, Any],
+    key_parts: Mapping[str, Any],
+    folder: RunFolder,
+    place: Place,
+    context: Context,
+    parent: int,
+    fabric: Fabric,
 ) -> None:
     """One device's process: build the same cell again and run it."""
     add_plugins(place.plugins)
     config = rebuild(stored)
     settle(config)
     cell = prepare(config, results=place.results, data_root=place.data_root)
-    run_on_device(fabric, cell, folder, place, context, still_mine=lambda: None)
+    changed = [name for name, value in key_parts.items() if cell.key_parts[name] != value]
+    if changed:
+        raise RunFailedError(
+            f"{', '.join(changed)} changed while the run started: a plugin or the data were edited "
+            "at this moment. Run the same command again."
+        )
+    run_on_device(fabric, cell, folder, place, context, partial(_parent_lives, parent))
 
 
-def _train(
+def _parent_lives(parent: int) -> None:
+    """The claim is the parent's: without it another process may be at work in the folder."""
+    if os.getppid() != parent:
+        raise RunFailedError(
+            "The process that started this worker is gone, and with it the claim on the run's "
+            "folder. What was saved is kept; run the same command again to go on."
+        )
+
+
+def _trainer(
     fabric: Fabric,
     cell: Cell,
     folder: RunFolder,
     place: Place,
-    context: Context,
+    renderer: Callable[[Part], Renderer],
     stop_signal: Callable[[], int | None],
     still_mine: Callable[[], None],
-) -> Method:
-    started = time.monotonic()
-    resume = _resume_state(folder, place.resume)
+) -> tuple[Trainer, State | None]:
+    """The trainer, and what it goes on from."""
+    resume = _resume_state(folder, place.resume, fabric.is_global_zero)
     if fabric.is_global_zero:
         folder.write_config(cell.config.model_dump(mode="json"))
         folder.truncate_epochs(resume["num_rows"] if resume else 0)
@@ -183,36 +223,27 @@ def _train(
 
     method = build_method(cell, fabric)
     fabric.to_device(method)
-    views, (mean, std) = cell.views(), cell.input_statistics()
-
-    def renderer(part: Part) -> Renderer:
-        return Renderer(
-            part,
-            views,
-            mean=mean,
-            std=std,
-            device=fabric.device,
-            channels_last=cell.config.channels_last,
-            seed=cell.config.seed,
-        )
-
     validation = None if cell.validation is None else renderer(cell.validation)
-    feedback = None if cell.feedback is None else renderer(cell.feedback)
-    if cell.feedback is not None and cell.config.feedback_split == "validation":
-        feedback = validation
-    trainer = Trainer(
-        fabric,
-        method,
-        TrainingSet(renderer(cell.training), cell.config.eval_batch_size),
-        validation,
-        feedback,
-        cell.config,
-        Surroundings(folder.path / CHECKPOINT, on_epoch, stop_signal),
+    feedback = validation if cell.config.feedback_split == "validation" else None
+    if cell.feedback is not None and cell.config.feedback_split == "inner":
+        feedback = renderer(cell.feedback)
+    training = TrainingSet(renderer(cell.training), cell.config.eval_batch_size)
+    around = Surroundings(folder.path / CHECKPOINT, on_epoch, stop_signal)
+    return Trainer(fabric, method, training, validation, feedback, cell.config, around), resume
+
+
+def _renderer(cell: Cell, fabric: Fabric) -> Callable[[Part], Renderer]:
+    """Makes the pictures of one part on the run's device."""
+    mean, std = cell.input_statistics()
+    return partial(
+        Renderer,
+        views=cell.views(),
+        mean=mean,
+        std=std,
+        device=fabric.device,
+        channels_last=cell.config.channels_last,
+        seed=cell.config.seed,
     )
-    trainer.fit(resume)
-    _finish(trainer, cell, folder, context, renderer, validation, still_mine, started)
-    fabric.barrier()
-    return method
 
 
 def _finish(
@@ -221,12 +252,11 @@ def _finish(
     folder: RunFolder,
     context: Context,
     renderer: Callable[[Part], Renderer],
-    validation: Renderer | None,
     still_mine: Callable[[], None],
     started: float,
 ) -> None:
     """Last word of the method, validation again, then the test split for the first time."""
-    method = trainer.method
+    method, validation = trainer.method, trainer.validation
     method.on_fit_end(None if validation is None else trainer.predict(validation))
     val = None if validation is None else trainer.predict(validation)
     test = trainer.predict(renderer(Part.of(cell.source, cell.split.test)))
@@ -240,14 +270,18 @@ def _finish(
     record = make_record(trainer, cell, folder, context, val, test, state_digest(state))
     record["ledger"]["session_time_s"] = round(time.monotonic() - started, 3)
     folder.write_record(record)
-    (folder.path / CHECKPOINT).unlink(missing_ok=True)
+    for name in (CHECKPOINT, SET_ASIDE):
+        (folder.path / name).unlink(missing_ok=True)
 
 
-def _resume_state(folder: RunFolder, resume: str) -> dict[str, Any] | None:
+def _resume_state(folder: RunFolder, resume: str, is_global_zero: bool) -> State | None:
     path = folder.path / CHECKPOINT
-    if resume == "never" or not path.exists():
-        return None
-    return load_checkpoint(path)
+    if resume == "auto" and path.exists():
+        return load_checkpoint(path)
+    if is_global_zero and path.exists():
+        # Else the next run would go on from what this one was told not to use.
+        os.replace(path, folder.path / SET_ASIDE)
+    return None
 
 
 def _label(request: Request, config: RunConfig) -> str:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 from ltbench.errors import DataMissingError, UsageError
-from ltbench.files import write_text
-from ltbench.registry import DATASETS, METHODS, normalise
+from ltbench.files import storage_errors, write_text
+from ltbench.registry import DATASETS, METHODS, normalise, registers
 
 _METHOD = '''"""{title}: say in one line what is new about it."""
 
@@ -115,24 +116,40 @@ def new_plugin(name: str, kind: str, folder: Path | None = None) -> Path:
     file = (folder or _plugin_folder(kind)) / f"{name}.py"
     if file.exists():
         raise UsageError(f"{file} exists already; it was left as it is. Choose another name.")
+    with storage_errors(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
     title = "".join(part.capitalize() for part in name.split("_"))
     template = _METHOD if kind == "method" else _DATASET
-    write_text(file, template.format(name=name, title=title, year=2026))
+    write_text(file, template.format(name=name, title=title, year=date.today().year))
     return file
 
 
-def run_suite(name: str, kind: str, plugins: Sequence[Path] = ()) -> int:
-    """Run the conformance suite on a plugin in a fresh process; returns its exit code."""
+def testable_name(file: Path) -> str:
+    """What `plugin test` takes for a plugin: its name where the project looks, else its file."""
+    registry = DATASETS if registers(file, "DATASETS") else METHODS
+    return file.stem if file.resolve().parent in registry.folders() else str(file)
+
+
+def run_suite(name: str, kind: str | None, plugins: Sequence[Path] = ()) -> int:
+    """Run the conformance suite on a plugin in a fresh process; returns its exit code.
+
+    Args:
+        name: of the plugin, or its file.
+        kind: method or dataset; None to go by what the file registers, or the name is known as.
+    """
     try:
         import pytest  # noqa: F401
     except ModuleNotFoundError as error:
         raise DataMissingError(
             "The conformance suite needs pytest. Install it: pip install 'ltbench[test]'"
         ) from error
-    registry = METHODS if kind == "method" else DATASETS
     if name.endswith(".py"):
-        name = registry.add_file(Path(name))
-        plugins = (*plugins, Path(f"{name}.py"))
+        file = Path(name)
+        kind = kind or ("dataset" if registers(file, "DATASETS") else "method")
+        name = (METHODS if kind == "method" else DATASETS).add_file(file)
+        plugins = (*plugins, file)
+    kind = kind or ("dataset" if name in DATASETS and name not in METHODS else "method")
+    registry = METHODS if kind == "method" else DATASETS
     _ = registry[name]  # an unknown or broken plugin is named before pytest starts
     suite = "MethodConformance" if kind == "method" else "DatasetConformance"
     paths = "".join(f"Path({str(Path(file).resolve())!r}), " for file in plugins)

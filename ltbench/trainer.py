@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from ltbench import evaluator
 from ltbench.config import RunConfig
 from ltbench.data.feed import Renderer, TrainingSet
-from ltbench.errors import InterruptedRunError, RunFailedError
+from ltbench.errors import InterruptedRunError, RunFailedError, UsageError
 from ltbench.method import ClassReport, Method, Progress, Stage
 from ltbench.metrics import class_report, selection_value, validation_summary
 from ltbench.predictions import Predictions
@@ -24,7 +24,8 @@ from ltbench.training.checkpoint import save_checkpoint
 from ltbench.training.devices import FabricCollective
 from ltbench.training.engine import LossWatch
 from ltbench.training.ledger import StemCounter
-from ltbench.training.snapshot import Best, Log, State, log_of, put_back, rng_state, take
+from ltbench.training.optimizers import ScheduledOptimizer, gathered_gradients
+from ltbench.training.snapshot import Best, Log, State, device_state, log_of, put_back, take
 from ltbench.training.stage import StageRun, build_stage
 
 _AGREE_EVERY = 16  # steps between agreements of several devices on saving and stopping
@@ -89,6 +90,7 @@ class Trainer:
     def fit(self, resume: State | None = None) -> None:
         """Run all stages; afterwards the method holds the reported weights."""
         stages = self.method.stages()
+        _check_stages(self.method, stages)
         first = 0
         if resume is not None:
             self._pending, self.log, first = resume, log_of(resume), resume["stage"]
@@ -147,7 +149,7 @@ class Trainer:
         for scheduled in run.optimizers:
             if scheduled.every == "epoch":
                 scheduled.step(self.config.optimizer.clip_norm)
-        self._check_finite(run, epoch, watch)
+        self._check_finite(run, progress, watch)
         self._tick(training=True)
         self._close_epoch(run, progress, watch, learning_rates)
 
@@ -155,7 +157,7 @@ class Trainer:
         totals = self.log.totals
         counter = None
         if run.stage.name not in totals.forward_passes_per_step:
-            counter = StemCounter(self.method.backbone)
+            counter = StemCounter(self.method)
         batch = run.feed.batch(progress.epoch, progress.step)
         outputs = run.engine.run(self.method, batch, progress)
         watch.add(outputs, progress.step)
@@ -173,13 +175,13 @@ class Trainer:
         if step == progress.steps:
             return
         if step % _CHECK_EVERY == 0:
-            self._check_finite(run, progress.epoch, watch)
+            self._check_finite(run, progress, watch)
         if self.collective.world_size > 1 and step % _AGREE_EVERY:
             return
         stop = self.around.stop_signal()
         if self.collective.any(self._save_is_due() or stop is not None):
             self._tick(training=True)
-            self._check_finite(run, progress.epoch, watch)
+            self._check_finite(run, progress, watch)
             self._save(run, progress.epoch, step, watch)
             self._stop_if_asked(stop, run, progress.epoch, step)
             self._tick(training=False)
@@ -188,15 +190,16 @@ class Trainer:
         self, run: StageRun, progress: Progress, watch: LossWatch, learning_rates: list[float]
     ) -> None:
         summary, report = self._validate(run.stage)
-        self.method.on_epoch_end(progress, report)
         if summary is not None:
+            # Before the hook, which may change weights: what is kept is what was validated.
             self._select(run.stage, progress.epoch, summary)
+        self.method.on_epoch_end(progress, report)
         row = {
             "stage": progress.stage,
             "epoch": progress.epoch,
             "epochs": progress.epochs,
             "learning_rates": learning_rates,
-            "train": watch.means(),
+            "train": _averaged(self.collective.gather_object(watch.means())),
             "val": summary,
             "train_time_s": round(self.log.totals.train_time_s, 3),
         }
@@ -261,10 +264,11 @@ class Trainer:
         return time.monotonic() - self._saved_at >= self.config.machine.checkpoint_every_s
 
     def _save(self, run: StageRun, epoch: int, step: int, watch: LossWatch | None) -> None:
-        rng = self.collective.gather_object(rng_state(self.fabric.device))
+        mine = device_state(self.fabric.device, watch)
+        devices = self.collective.gather_object(mine)
         if self.fabric.is_global_zero:
             state = take(
-                run, self.method, self.log, self._best, watch, epoch=epoch, step=step, rng=rng
+                run, self.method, self.log, self._best, epoch=epoch, step=step, devices=devices
             )
             save_checkpoint(self.around.checkpoint, state)
         self._saved_at = time.monotonic()
@@ -275,17 +279,23 @@ class Trainer:
             self._best = put_back(self._pending, run, self.method, watch, rank=rank)
             self._pending = None
 
-    def _check_finite(self, run: StageRun, epoch: int, watch: LossWatch) -> None:
-        bad = [found for found in self.collective.gather_object(watch.first_bad()) if found]
-        if not bad:
+    def _check_finite(self, run: StageRun, progress: Progress, watch: LossWatch) -> None:
+        """Raise, before anything is saved, where the loss or what it made is not finite."""
+        losses = [bad for bad in self.collective.gather_object(watch.first_bad()) if bad]
+        found = self.collective.gather_object(_not_finite(self.method, run.optimizers))
+        weights = [name for name in found if name]
+        if not losses and not weights:
             return
-        step, term = min(bad)
+        step, what = progress.step, f"The loss is finite, but {(*weights, '')[0]} is not: found"
+        if losses:
+            step, _, term = min(losses)
+            what = f"The loss is not finite: term '{term}' first"
         kept = self.around.checkpoint
         raise RunFailedError(
-            f"The loss is not finite: term '{term}' first at stage '{run.stage.name}', epoch "
-            f"{epoch} of {run.stage.epochs}, step {step} of {run.feed.num_batches} (all counted "
-            f"from 0). The last good checkpoint is kept: {kept if kept.exists() else 'none yet'}. "
-            "Lower optimizer.lr, set optimizer.clip_norm, or use precision 32."
+            f"{what} at stage '{run.stage.name}', epoch {progress.epoch} of {run.stage.epochs}, "
+            f"step {step} of {run.feed.num_batches} (all counted from 0). The last good checkpoint "
+            f"is kept: {kept if kept.exists() else 'none yet'}. Lower optimizer.lr, set "
+            "optimizer.clip_norm, or use precision 32."
         )
 
     def _stop_if_asked(self, stop: int | None, run: StageRun, epoch: int, step: int) -> None:
@@ -293,9 +303,41 @@ class Trainer:
         if signals:
             raise InterruptedRunError(
                 f"Stopped by signal {signals[0]} at stage '{run.stage.name}', epoch {epoch}, step "
-                f"{step}; everything up to here is saved in {self.around.checkpoint}.",
+                f"{step}; everything up to here is saved in {self.around.checkpoint}. Run the same "
+                "command again to go on from there.",
                 signals[0],
             )
+
+
+def _check_stages(method: Method, stages: Sequence[Stage]) -> None:
+    names = [stage.name for stage in stages]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(
+            f"{type(method).__name__}.stages(): expected one stage or more, each with a name of "
+            f"its own; got {names}."
+        )
+    blind = [s.name for s in stages if s.carry == "best" and not (s.validate and s.select)]
+    if blind:
+        raise UsageError(
+            f"{type(method).__name__}.stages(): stage '{blind[0]}' hands on its best weights "
+            "(carry='best'), which only a stage with validate and select can know."
+        )
+
+
+def _not_finite(method: Method, optimizers: Sequence[ScheduledOptimizer]) -> str | None:
+    """A parameter, or gradient gathered over the epoch, that is not finite. Synchronises."""
+    held: dict[str, Tensor] = {f"parameter '{name}'": p for name, p in method.named_parameters()}
+    for name, gradient in gathered_gradients(method, optimizers).items():
+        held[f"the gradient of '{name}'"] = gradient
+    if not held:
+        return None
+    bad = torch.stack([~torch.isfinite(value).all() for value in held.values()])
+    return next((name for name, is_bad in zip(held, bad.tolist(), strict=True) if is_bad), None)
+
+
+def _averaged(devices: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the devices; terms are the same on all."""
+    return {name: sum(one[name] for one in devices) / len(devices) for name in devices[0]}
 
 
 def _copy_to_cpu(method: Method) -> dict[str, Tensor]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,9 +19,15 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from ltbench.config import RunConfig
 from ltbench.errors import InterruptedRunError, LtbenchError, RunFailedError
+from ltbench.files import read_json, write_json
 from ltbench.training.devices import make_fabric
 
 Work = Callable[[Fabric], None]
+
+_RENDEZVOUS = (
+    *("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+)
 
 
 class _Parcel:
@@ -39,11 +46,19 @@ def on_devices(config: RunConfig, work: Work) -> None:
     """
     # DDP warns whenever a step happens to use every parameter; workers read this at import.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with tempfile.TemporaryDirectory(prefix="ltbench-") as errors, _signals_to_children():
+    with (
+        tempfile.TemporaryDirectory(prefix="ltbench-") as errors,
+        _own_rendezvous(),
+        _signals_to_children() as received,
+    ):
         try:
             make_fabric(config).launch(_in_worker, _Parcel(work, Path(errors)))  # type: ignore[arg-type]
         except (ProcessRaisedException, ProcessExitedException) as error:
-            raise _told(Path(errors), error) from error
+            raise _told(Path(errors), error, received) from error
+    if received:
+        raise InterruptedRunError(
+            f"Stopped by signal {received[0]}, after the run was complete.", received[0]
+        )
 
 
 def _in_worker(fabric: Fabric, parcel: _Parcel) -> None:
@@ -55,13 +70,21 @@ def _in_worker(fabric: Fabric, parcel: _Parcel) -> None:
         torch.distributed.destroy_process_group()
     except LtbenchError as error:
         told = {"message": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
-        file = parcel.errors / f"{fabric.global_rank}.json"
-        file.write_text(json.dumps(told), encoding="utf-8")
+        write_json(parcel.errors / f"{fabric.global_rank}.json", told)
         raise
+    except KeyboardInterrupt as error:
+        # torch takes it for success, and the parent would wait for a result for ever.
+        raise RunFailedError("Interrupted before the run was ready to save.") from error
 
 
-def _told(folder: Path, error: Exception) -> LtbenchError:
-    told = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+def _told(folder: Path, error: Exception, received: Sequence[int]) -> LtbenchError:
+    told = [read_json(file) for file in sorted(folder.glob("*.json"))]
+    if not told and received:
+        return InterruptedRunError(
+            f"Stopped by signal {received[0]}, before the run was ready to save or without giving "
+            "it the time. The last checkpoint is kept; run the same command again to go on.",
+            received[0],
+        )
     if not told:
         return RunFailedError(f"A worker process failed: {str(error).strip().splitlines()[-1]}")
     first = told[0]
@@ -73,17 +96,43 @@ def _told(folder: Path, error: Exception) -> LtbenchError:
 
 
 @contextmanager
-def _signals_to_children() -> Iterator[None]:
-    """Pass SIGTERM and SIGINT on to the workers, which save; this process waits for them."""
+def _signals_to_children() -> Iterator[list[int]]:
+    """Pass SIGTERM and SIGINT on to the workers, which save; this process waits for them.
+
+    A second signal ends the workers at once. Outside the main thread, where Python allows no
+    handlers, nothing is passed on. Yields the signals that came.
+    """
+    received: list[int] = []
+    others = set(multiprocessing.active_children())
 
     def forward(number: int, _frame: object) -> None:
-        for child in multiprocessing.active_children():
+        received.append(number)
+        for child in set(multiprocessing.active_children()) - others:
             if child.pid is not None:
-                os.kill(child.pid, number)
+                os.kill(child.pid, number if len(received) == 1 else signal.SIGKILL)
 
-    previous = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, forward) or signal.SIG_DFL
+    try:
+        yield received
+    finally:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
+
+
+@contextmanager
+def _own_rendezvous() -> Iterator[None]:
+    """Let our workers find each other by themselves, whatever an outer launcher has set.
+
+    Fabric leaves its port in the environment, where the next run, or a run beside this one, would
+    take it for its own.
+    """
+    kept = {name: os.environ.pop(name) for name in _RENDEZVOUS if name in os.environ}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for name in _RENDEZVOUS:
+            os.environ.pop(name, None)
+        os.environ.update(kept)

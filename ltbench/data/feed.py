@@ -155,8 +155,13 @@ class StreamPlan:
         self.batch_size = batch_size
         self._part, self._seed, self._epochs = part, seed, epochs
         self._collective = collective
-        self.num_batches, self._last_size = _batches(
-            len(part), batch_size, drop_last, collective.world_size
+        if batch_size % collective.world_size:
+            raise UsageError(
+                f"A stream asks for batches of {batch_size} images, which {collective.world_size} "
+                "devices cannot share evenly. Choose a multiple of machine.devices."
+            )
+        self.num_batches, self._last_size = batches_per_epoch(
+            len(part), batch_size, drop_last=drop_last, world_size=collective.world_size
         )
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -184,18 +189,28 @@ class StreamPlan:
         return self._order[1]
 
 
-def _batches(num_images: int, batch_size: int, drop_last: bool, world_size: int) -> tuple[int, int]:
-    """(batches an epoch, size of the last); below two images a device BatchNorm fails: dropped."""
+def batches_per_epoch(
+    num_images: int, batch_size: int, *, drop_last: bool, world_size: int
+) -> tuple[int, int]:
+    """(batches an epoch, size of the last one).
+
+    An incomplete batch is shared evenly, and left out where a device would have less than two
+    images, which BatchNorm cannot train on.
+
+    Raises:
+        UsageError: there is not one batch.
+    """
     whole, rest = divmod(num_images, batch_size)
-    if whole == 0 and drop_last:
+    rest -= rest % world_size
+    if not drop_last and rest >= 2 * world_size:
+        return whole + 1, rest
+    if whole == 0:
         raise UsageError(
             f"batch_size is {batch_size}, but the training part has {num_images} images. Lower "
-            "batch_size, or set drop_last=false to train on incomplete batches."
+            "batch_size, or set drop_last=false to train on incomplete batches of at least two "
+            "images a device."
         )
-    rest -= rest % world_size
-    if drop_last or rest < 2 * world_size:
-        return whole, batch_size
-    return whole + 1, rest
+    return whole, batch_size
 
 
 class StageFeed:
@@ -203,14 +218,9 @@ class StageFeed:
 
     def __init__(self, renderer: Renderer, plans: Mapping[str, StreamPlan]) -> None:
         self._renderer = renderer
-        (self._first_name, self._first), *others = plans.items()
+        (_, self._first), *others = plans.items()
         self._others = dict(others)
         self.num_batches = self._first.num_batches
-        if self.num_batches == 0:
-            raise UsageError(
-                f"stream '{self._first_name}' has no batch in an epoch: {len(renderer.part)} "
-                f"training images, batch_size {self._first.batch_size}. Lower batch_size."
-            )
 
     def batch(self, epoch: int, step: int) -> Batch:
         """The batch of one step; where the others stand follows from epoch and step alone."""

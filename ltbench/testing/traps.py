@@ -18,6 +18,8 @@ _SYNCING_OPS = (
     "aten::unique_dim",
     "aten::unique_consecutive",
     "aten::is_nonzero",
+    "aten::bincount",
+    "aten::histc",
 )
 _SYNCING_METHODS = ("cpu", "numpy", "tolist")
 
@@ -34,7 +36,9 @@ class _Trap(TorchDispatchMode):  # type: ignore[no-untyped-call]
         masked = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
-        if name in _SYNCING_OPS or masked:
+        # Without `output_size` it has to look how long its result is.
+        unsized = name == "aten::repeat_interleave" and (kwargs or {}).get("output_size") is None
+        if name in _SYNCING_OPS or masked or unsized:
             raise HostSyncError(
                 f"{name}{' with a boolean mask' if masked else ''} waits for the device inside the "
                 "training step. Keep the value on the device (torch.where, multiplication by a "
@@ -45,8 +49,8 @@ class _Trap(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def no_host_sync() -> Iterator[None]:
-    """Raise `HostSyncError` on .item(), bool(tensor), .cpu(), .numpy(), nonzero, boolean masks."""
-    kept = {name: getattr(torch.Tensor, name) for name in _SYNCING_METHODS}
+    """Raise `HostSyncError` on .item(), bool(), .cpu(), .to("cpu"), .numpy(), boolean masks, ..."""
+    kept = {name: getattr(torch.Tensor, name) for name in (*_SYNCING_METHODS, "to")}
 
     def forbidden(name: str) -> Callable[..., Any]:
         def trap(*_: Any, **__: Any) -> Any:
@@ -54,8 +58,15 @@ def no_host_sync() -> Iterator[None]:
 
         return trap
 
-    for name in kept:
+    def moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        # By name only: a device taken from another tensor is the run's own, here the CPU.
+        if "cpu" in [d for d in (*args[:1], kwargs.get("device")) if isinstance(d, str)]:
+            raise HostSyncError("Tensor.to('cpu') waits for the device inside the training step.")
+        return kept["to"](tensor, *args, **kwargs)
+
+    for name in _SYNCING_METHODS:
         setattr(torch.Tensor, name, forbidden(name))
+    torch.Tensor.to = moved  # type: ignore[assignment, method-assign]
     try:
         with _Trap():  # type: ignore[no-untyped-call]
             yield

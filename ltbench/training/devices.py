@@ -47,6 +47,8 @@ def resolved_threads(machine: MachineConfig) -> int:
 
 def make_fabric(config: RunConfig) -> Fabric:
     """Fabric on the run's devices; DDP, in spawned processes, where there are several."""
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
     strategy: Any = "auto"
     if config.machine.devices > 1:
         from lightning_fabric.strategies.ddp import DDPStrategy
@@ -58,6 +60,8 @@ def make_fabric(config: RunConfig) -> Fabric:
         devices=config.machine.devices,
         strategy=strategy,
         precision=FABRIC_PRECISION[resolved_precision(config)],
+        # Else Fabric takes a Slurm or torchrun job around us for its own launcher.
+        plugins=[LightningEnvironment()],
     )
 
 

@@ -8,20 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from ltbench.models import Backbone
+
 
 class StemCounter:
-    """Counts what enters the backbone's first convolution in one training step.
+    """Counts what enters the first convolution of a method's backbones in one training step.
 
-    A method may run parts of the backbone itself (BBN's trunk), so the backbone's own calls would
-    miss some; its first convolution sees every picture exactly once a pass.
+    A method may run parts of a backbone itself (BBN's trunk), so the backbone's own calls would
+    miss some; its first convolution sees every picture exactly once a pass. Copies of the backbone
+    (momentum encoders) count too.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, method: nn.Module) -> None:
         self.passes = 0
         self.images = 0
-        leaves = [m for m in backbone.modules() if not list(m.children())]
-        stem = next((m for m in leaves if isinstance(m, nn.Conv2d | nn.Linear)), None)
-        self._handle = stem.register_forward_pre_hook(self._count) if stem is not None else None
+        stems = [_stem(module) for module in method.modules() if isinstance(module, Backbone)]
+        unique = {id(stem): stem for stem in stems if stem is not None}
+        self._handles = [s.register_forward_pre_hook(self._count) for s in unique.values()]
 
     def _count(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self.passes += 1
@@ -29,8 +32,13 @@ class StemCounter:
 
     def remove(self) -> None:
         """Stop counting."""
-        if self._handle is not None:
-            self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
+
+
+def _stem(backbone: nn.Module) -> nn.Module | None:
+    layers = (module for module in backbone.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    return next(layers, None)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,9 @@ def make_optimizers(
 ) -> list[ScheduledOptimizer]:
     """The stage's optimizers, checked: every trainable parameter in exactly one of them."""
     trainable = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    specs = method.optimizers(stage) or [OptimizerSpec(trainable.values())]
+    specs = method.optimizers(stage)
+    if specs is None:
+        specs = [OptimizerSpec(trainable.values())]
     _check_cover(method, stage, trainable, specs)
 
     def recipe_schedule(epoch: int, epochs: int) -> float:
@@ -81,17 +84,23 @@ def _torch_optimizer(spec: OptimizerSpec, config: OptimizerConfig) -> torch.opti
 def _check_cover(
     method: Method, stage: Stage, trainable: dict[str, nn.Parameter], specs: Iterable[OptimizerSpec]
 ) -> None:
-    counts = {id(p): 0 for p in trainable.values()}
-    for spec in specs:
-        for parameter in spec.params_list:
-            if parameter.requires_grad:
-                counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    where = f"{type(method).__name__}.optimizers('{stage.name}')"
+    given = [parameter for spec in specs for parameter in spec.params_list]
+    counts = Counter(id(parameter) for parameter in given)
     wrong = [name for name, p in trainable.items() if counts[id(p)] != 1]
     if wrong:
         raise UsageError(
-            f"{type(method).__name__}.optimizers('{stage.name}'): each trainable parameter must be "
-            f"in exactly one optimizer; these are in none or in several: {', '.join(wrong[:5])}. "
-            "Freeze what the stage does not train (requires_grad_(False) in on_stage_start)."
+            f"{where}: each trainable parameter must be in exactly one optimizer; these are in "
+            f"none or in several: {', '.join(wrong[:5])}. Freeze what the stage does not train "
+            "(requires_grad_(False) in on_stage_start)."
+        )
+    strangers = set(counts) - {id(parameter) for parameter in method.parameters()}
+    if strangers:
+        shapes = [tuple(p.shape) for p in given if id(p) in strangers]
+        raise UsageError(
+            f"{where}: parameters that are not the method's own cannot be saved and resumed; "
+            f"found some of shape {', '.join(map(str, shapes[:5]))}. Assign them to the method as "
+            "nn.Parameter or within a submodule."
         )
 
 

@@ -12,16 +12,22 @@ class SignalGuard:
     """While entered, SIGINT and SIGTERM only set `received`; a second one acts as usual.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
+
+    Args:
+        patient: a second one, too, is only noted. For worker processes, which get every signal
+            twice: Ctrl-C and schedulers reach all processes, and the parent passes its own on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> SignalGuard:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+                # None stands for a handler that was not set from Python.
+                self._previous[number] = signal.signal(number, self._note) or signal.SIG_DFL
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -31,4 +37,5 @@ class SignalGuard:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, self._previous[number])
+        if not self._patient:
+            signal.signal(number, self._previous[number])

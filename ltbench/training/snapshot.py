@@ -57,13 +57,16 @@ def take(
     method: Method,
     log: Log,
     best: Best | None,
-    watch: LossWatch | None,
     *,
     epoch: int,
     step: int,
-    rng: list[dict[str, Tensor]],
+    devices: list[State],
 ) -> State:
-    """Everything that going on from (epoch, step) needs; tensors and plain values only."""
+    """Everything that going on from (epoch, step) needs; tensors and plain values only.
+
+    Args:
+        devices: `device_state` of every device, in rank order.
+    """
     return {
         "stage": run.number,
         "epoch": epoch,
@@ -71,8 +74,7 @@ def take(
         "method": method.state_dict(),
         "optimizers": [o.optimizer.state_dict() for o in run.optimizers],
         "gradients": gathered_gradients(method, run.optimizers) if step else {},
-        "rng": rng,
-        "watch": watch.state() if watch is not None else None,
+        "devices": devices,
         "best": None if best is None else vars(best),
         "totals": vars(log.totals),
         "selected": log.selected,
@@ -93,15 +95,21 @@ def put_back(
     parameters = dict(method.named_parameters())
     for name, gradient in state["gradients"].items():
         parameters[name].grad = gradient.to(parameters[name].device)
-    if watch is not None and state["watch"] is not None:
-        watch.load(state["watch"])
-    set_rng_state(state["rng"][rank])
+    mine = state["devices"][rank]
+    if watch is not None:
+        watch.load(mine["watch"])
+    set_rng_state(mine["rng"])
     return None if state["best"] is None else Best(**state["best"])
 
 
 def log_of(state: State) -> Log:
     """The log at the time of `take`."""
     return Log(Totals(**state["totals"]), list(state["selected"]), state["num_rows"])
+
+
+def device_state(device: torch.device, watch: LossWatch | None) -> State:
+    """What each device of a run has of its own."""
+    return {"rng": rng_state(device), "watch": None if watch is None else watch.state()}
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

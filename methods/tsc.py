@@ -1,0 +1,710 @@
+"""TSC: targeted supervised contrastive learning (Li et al., CVPR 2022), with KCL (Kang et al., 2021).
+
+Queue-based contrast with a few positives an image (KCL), then the same with maximally spread
+targets on the sphere, one for each class, that classes are matched to while they train; a linear
+classifier on the frozen features last. "The authors' code" is LTH14/targeted-supcon at commit
+c4f15ebf67756088f40b672d7612b341529c7447; KCL's own is bingykang/BalFeat at commit
+ba60412df9154077f57ff6d320ff8e7717e330b8.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import Field, model_validator
+from scipy.optimize import linear_sum_assignment
+from scipy.special import betainc
+from torch import Tensor, nn
+
+from ltbench.errors import UsageError
+from ltbench.functional import (
+    is_self,
+    masked_logsumexp,
+    masked_mean,
+    positive_pair_losses,
+    same_class,
+    similarity_logits,
+    unit_rows,
+    view_major,
+)
+from ltbench.method import (
+    METHODS,
+    Batch,
+    Method,
+    MethodConfig,
+    OptimizerSpec,
+    Outputs,
+    Preset,
+    Progress,
+    Stage,
+    Stream,
+    Task,
+    TrainingData,
+)
+
+Divisor = Literal["code", "paper"]
+
+# The subsets of the targets are enumerated in each step: 4096 of them for 12 classes.
+MAX_CLASSES_MATCHED_BY_STEP = 12
+# Targets nearer to each other than this are no targets: about 26 degrees apart.
+MAX_TARGET_COSINE = 0.9
+UNLABELLED = -1
+
+
+# -- targets -------------------------------------------------------------------------------------
+
+
+def simplex_targets(num_targets: int, dim: int) -> Tensor:
+    """Vertices of the regular simplex: unit vectors with t_i . t_j = -1 / (C - 1) for i != j.
+
+        t_i = sqrt(C / (C - 1)) H e_i,    H the Helmert basis: C - 1 orthonormal rows, each of
+        them orthogonal to the vector of ones
+
+    Args:
+        num_targets: C in [2, dim + 1].
+        dim: d.
+
+    Returns:
+        float64 (C, d); all coordinates but the first C - 1 are 0.
+    """
+    k = torch.arange(1, num_targets, dtype=torch.float64)
+    rows = torch.ones(num_targets, num_targets, dtype=torch.float64).tril() - torch.diag(k, 1)
+    helmert = rows[:-1] / (k * (k + 1)).sqrt()[:, None]
+    vertices = math.sqrt(num_targets / (num_targets - 1)) * helmert.T
+    return F.pad(vertices, (0, dim - num_targets + 1))
+
+
+def uniformity_loss(targets: Tensor, temperature: float) -> Tensor:
+    """L_u = (1 / C) sum_i log sum_j exp(t_i . t_j / tau_u), with j = i in the sum.
+
+    Never below log(exp(1/tau_u) + (C - 1) exp(-1/((C - 1) tau_u))), which the regular simplex has.
+    At tau_u 0.07 the self entry outweighs all others, and the value says little; the cosines do.
+
+    Args:
+        targets: unit vectors, (C, d), float32 or wider.
+        temperature: tau_u > 0.
+
+    Source: section 3.2; target_generation.py.
+    """
+    return (targets @ targets.T / temperature).logsumexp(dim=1).mean()
+
+
+def optimised_targets(num_targets: int, dim: int, steps: int, temperature: float) -> Tensor:
+    """Minimise `uniformity_loss` with Adam (rate 1e-3) from normal numbers; keep the best iterate.
+
+    Args:
+        num_targets: C >= 2.
+        dim: d >= 2.
+        steps: updates, each with all targets, renormalised after it.
+        temperature: tau_u > 0.
+
+    Returns:
+        Unit vectors, float64 (C, d).
+
+    Source: section 3.2; target_generation.py.
+    """
+    points = unit_rows(torch.randn(num_targets, dim, dtype=torch.float64)).requires_grad_()
+    optimizer = torch.optim.Adam([points], lr=1e-3)
+    best, best_loss = points.detach().clone(), math.inf
+    for _ in range(steps):
+        loss = uniformity_loss(points, temperature)
+        if loss.item() < best_loss:
+            best, best_loss = points.detach().clone(), loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            points.copy_(unit_rows(points))
+    return best
+
+
+def spread_targets(num_targets: int, dim: int, steps: int, temperature: float) -> Tensor:
+    """Maximally spread unit vectors: the exact simplex where it fits, else `optimised_targets`.
+
+    Returns:
+        float64 (C, d).
+
+    Raises:
+        UsageError: two optimised targets have a cosine above `MAX_TARGET_COSINE`.
+    """
+    if num_targets <= dim + 1:
+        return simplex_targets(num_targets, dim)
+    targets = optimised_targets(num_targets, dim, steps, temperature)
+    largest = (targets @ targets.T).fill_diagonal_(-1).max().item()
+    if largest > MAX_TARGET_COSINE:
+        raise UsageError(
+            f"The {num_targets} targets of TSC came out too near to each other in {dim} dimensions "
+            f"(largest cosine {largest:.2f}, at most {MAX_TARGET_COSINE} is taken). Raise "
+            "method.target_steps or method.embedding_dim."
+        )
+    return targets
+
+
+def most_targets(dim: int) -> float:
+    """An upper bound on how many unit vectors of dimension d have cosines <= MAX_TARGET_COSINE.
+
+    Caps of half the smallest angle around the targets do not overlap, so the bound is the sphere's
+    area over a cap's:  2 / I_x((d - 1) / 2, 1 / 2),  x = sin^2(angle / 2) = (1 - cos angle) / 2,
+    with the regularised incomplete beta function I.
+    """
+    part = betainc((dim - 1) / 2, 0.5, (1 - MAX_TARGET_COSINE) / 2) / 2
+    return 1 / float(part) if part else math.inf
+
+
+# -- matching classes to targets -----------------------------------------------------------------
+
+
+def updated_centroids(
+    centroids: Tensor, queries: Tensor, labels: Tensor, momentum: float
+) -> Tensor:
+    """Class centroids after one batch; those of classes without an image in it stay.
+
+        m_c <- L2(mu m_c + (1 - mu) L2(mean of the queries of class c))
+
+    Args:
+        centroids: unit m_c, (C, d).
+        queries: unit vectors of all devices, (B, d).
+        labels: int64 (B,).
+        momentum: mu in [0, 1].
+
+    Source: section 3.3; moco/builder.py, class KCL (mu = 0.9).
+    """
+    classes = torch.arange(len(centroids), device=labels.device)
+    members = classes[:, None] == labels
+    sums = torch.where(members[:, :, None], queries.to(centroids.dtype), 0.0).sum(dim=1)
+    # The direction of a mean is that of the sum.
+    moved = unit_rows(momentum * centroids + (1 - momentum) * unit_rows(sums))
+    return torch.where(members.any(dim=1, keepdim=True), moved, centroids)
+
+
+def match_on_host(similarity: Tensor) -> Tensor:
+    """The permutation sigma that maximises sum_c similarity[c, sigma(c)]; waits for the device.
+
+    Args:
+        similarity: (C, C), class by target.
+
+    Returns:
+        sigma, int64 (C,).
+    """
+    _, order = linear_sum_assignment(similarity.detach().cpu().double().numpy(), maximize=True)
+    return torch.from_numpy(order.astype(np.int64)).to(similarity.device)
+
+
+def match_on_device(similarity: Tensor) -> Tensor:
+    """`match_on_host` without leaving the device, by dynamic programming over sets of targets.
+
+        V_0({}) = 0,    V_{c+1}(S) = max_{t in S} V_c(S without t) + similarity[c, t]
+
+    V_c(S) is the best that the first c classes can do with the targets S. Exact; C rounds over 2^C
+    sets, in float64. Among equal totals any permutation may come out, as in scipy.
+
+    Args:
+        similarity: (C, C), C at most about 12.
+
+    Returns:
+        sigma, int64 (C,).
+    """
+    num_classes, device = len(similarity), similarity.device
+    bits = torch.bitwise_left_shift(
+        torch.ones(num_classes, dtype=torch.int64, device=device),
+        torch.arange(num_classes, device=device),
+    )
+    sets = torch.arange(2**num_classes, device=device)
+    holds = (sets[:, None] & bits) > 0
+    without = sets[:, None] ^ bits
+    values = torch.where(sets == 0, 0.0, -torch.inf).double()
+    choices = []
+    for row in similarity.detach().double():
+        values, choice = torch.where(holds, values[without] + row, -torch.inf).max(dim=1)
+        choices.append(choice)
+    left, chosen = sets[-1:], []
+    for choice in reversed(choices):
+        target = choice.gather(0, left)
+        left = left ^ bits.gather(0, target)
+        chosen.append(target)
+    return torch.cat(chosen[::-1])
+
+
+# -- loss ----------------------------------------------------------------------------------------
+
+
+def draw_positives(candidates: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw K entries a row without replacement, or all there are if they are fewer.
+
+    In round r row i takes entry floor(u_ri n) of its n candidates not yet taken, in their order;
+    a row with none left takes none. Without rounds, all candidates are taken.
+
+    Args:
+        candidates: bool (B, M).
+        uniforms: u in [0, 1), (K, B).
+
+    Returns:
+        bool (B, M), a part of `candidates`.
+    """
+    if not len(uniforms):
+        return candidates
+    counts, nowhere = candidates.sum(dim=1), candidates.shape[1]
+    ranks = counts.new_empty(len(counts), 0)
+    for r, draws in enumerate(uniforms):
+        left = counts - r
+        place = torch.minimum((draws * left).floor().long(), left - 1)
+        # The place among those left, moved up by one for each taken entry at or below it.
+        earlier = ranks.sort(dim=1).values - torch.arange(r, device=ranks.device)
+        rank = place + (earlier <= place[:, None]).sum(dim=1)
+        rank = torch.where(left > 0, rank, nowhere)
+        ranks = torch.cat([ranks, rank[:, None]], dim=1)
+    is_taken = torch.zeros(len(counts), nowhere + 1, dtype=torch.bool, device=counts.device)
+    is_taken = is_taken.scatter(1, ranks, True)
+    return candidates & is_taken.gather(1, (candidates.cumsum(dim=1) - 1).clamp(min=0))
+
+
+def log_probabilities(queries: Tensor, keys: Tensor, entries: Tensor, temperature: float) -> Tensor:
+    """log pi(i, v): the soft-max of each query's similarity to its own key and to all entries.
+
+        pi(i, v) = exp(q_i . v / tau) / (exp(q_i . k_i / tau) + sum_{entries u} exp(q_i . u / tau))
+
+    Args:
+        queries: raw q, (B, d), any float dtype; made unit here.
+        keys: raw k, (B, d), the row of each query; made unit here, without gradient.
+        entries: unit vectors of queue and targets, (M, d), without gradient.
+        temperature: tau > 0.
+
+    Returns:
+        (B, 1 + M), own key first, float32 or wider.
+
+    Source: eq. 2 and 4; moco/builder.py, class KCL.
+    Departures: the code exponentiates before any maximum is subtracted and overflows in half
+        precision, at temperature 0.01 in float32 too; here the maximum goes first.
+    """
+    unit = unit_rows(queries)
+    own = (unit * unit_rows(keys.detach())).sum(dim=1, keepdim=True) / temperature
+    logits = torch.cat([own, similarity_logits(unit, entries.detach(), temperature)], dim=1)
+    return logits - masked_logsumexp(logits, torch.ones_like(logits, dtype=torch.bool))[:, None]
+
+
+def targeted_contrastive_loss(
+    log_p: Tensor,
+    drawn: Tensor,
+    matched: Tensor,
+    target_weight: float = 0.2,
+    divisor: Divisor = "code",
+) -> tuple[Tensor, Tensor]:
+    """L_class and L_target of TSC; with no targets, L_class is the loss of KCL.
+
+        |P_i| = 1 + |S_i| + |T_i|
+        L_class  = -(1 / B) sum_i (1 / |P_i|) (log pi(i, k_i) + sum_{u in S_i} log pi(i, u))
+        L_target = -(1 / B) sum_i (lambda / |P_i|) sum_{t in T_i} log pi(i, t)
+
+    S_i are the drawn queue entries of the query's class, T_i the copies of its class's target.
+    With `divisor` "paper", L_class is divided by 1 + |S_i|, and L_target by nothing.
+
+    Args:
+        log_p: (B, 1 + Q + T): own key, queue, targets; of `log_probabilities`.
+        drawn: S, bool (B, Q).
+        matched: T, bool (B, T); T = 0 for KCL.
+        target_weight: lambda >= 0.
+        divisor: whose.
+
+    Returns:
+        Two scalars; their sum is the loss.
+
+    Source: eq. 4 and supplement; moco/builder.py, class KCL.
+    Departures: the default divisor is the code's. The paper's does not shrink the target term, so
+        the same lambda weighs about eight times more there.
+    """
+    own, queue, targets = log_p.split([1, drawn.shape[1], matched.shape[1]], dim=1)
+    class_sums = own.squeeze(1) + torch.where(drawn, queue, 0.0).sum(dim=1)
+    target_sums = target_weight * torch.where(matched, targets, 0.0).sum(dim=1)
+    num_keys = 1 + drawn.sum(dim=1)
+    if divisor == "paper":
+        return -(class_sums / num_keys).mean(), -target_sums.mean()
+    num_positives = num_keys + matched.sum(dim=1)
+    return -(class_sums / num_positives).mean(), -(target_sums / num_positives).mean()
+
+
+def in_batch_targeted_loss(
+    features: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 0.07,
+    base_temperature: float = 0.07,
+    target_repeat: int = 25,
+    anchors: Literal["all", "targets"] = "all",
+    denominator: Literal["all", "pair"] = "all",
+) -> Tensor:
+    """TSC without a queue: targets join the batch as labelled images, then supervised contrast.
+
+        entries: M = V (B + C tr);  s_ij = z_i . z_j / tau;  P(i) = {p != i : y_p = y_i}
+        l_i = (1 / |P(i)|) sum_{p in P(i)} (D_ip - s_ip)
+        "all":   D_ip = log sum_{j != i} exp(s_ij)
+        "pair":  D_ip = log (exp(s_ip) + sum_{y_j != y_i} exp(s_ij))
+        L = (tau / tau_0) * mean of l_i over the anchors
+
+    Args:
+        features: unit z, (B, V, d), any float dtype.
+        labels: int64 (B,), in [0, C).
+        targets: unit, (C, d), without gradient; row c is the target of class c.
+        temperature: tau > 0.
+        base_temperature: tau_0 > 0.
+        target_repeat: tr >= 1, copies of each target in each view.
+        anchors: "targets" takes the mean over the 2 C tr entries that are targets.
+        denominator: "pair" leaves a pair's other positives out.
+
+    Returns:
+        Scalar, float32 or wider.
+
+    Source: cifar_dirty/tsc_cifar_loss.py, class SupConLoss. Classes are not matched there.
+    """
+    num_views, num_classes = features.shape[1], len(targets)
+    copies = targets.detach().to(features.dtype).repeat(target_repeat, 1)
+    rows = torch.cat([features, copies[:, None].expand(-1, num_views, -1)])
+    classes = torch.arange(num_classes, device=labels.device).repeat(target_repeat)
+    all_labels = torch.cat([labels, classes]).repeat(num_views)
+    entries = view_major(rows)
+    logits = similarity_logits(entries, entries, temperature)
+    own, itself = same_class(logits, all_labels), is_self(logits)
+    if denominator == "all":
+        losses, _ = positive_pair_losses(logits, masked_logsumexp(logits, ~itself), all_labels)
+    else:
+        positives = own & ~itself
+        pairs = F.softplus(masked_logsumexp(logits, ~own)[:, None] - logits)
+        losses = torch.where(positives, pairs, 0.0).sum(dim=1) / positives.sum(dim=1)
+    is_anchor = torch.ones_like(classes, dtype=torch.bool)
+    is_image = torch.full_like(labels, anchors == "all", dtype=torch.bool)
+    mean = masked_mean(losses, torch.cat([is_image, is_anchor]).repeat(num_views))
+    return temperature / base_temperature * mean
+
+
+# -- the method ----------------------------------------------------------------------------------
+
+
+def default_queue_size(batch_size: int, num_images: int) -> int:
+    """The largest multiple of the batch not above 2048 and the number of images; one batch at least.
+
+    A longer queue than the data would hold several stale keys of each image.
+    """
+    return max(1, min(2048, num_images) // batch_size) * batch_size
+
+
+def default_momentum(num_steps: int) -> float:
+    """m = min(0.999, 1 - 10 / steps): the momentum encoder recalls a tenth of the run at most.
+
+    The paper's 0.999 is for runs of 10,000 steps and more. In 600 steps it would leave more than
+    half of the random initial weights in the keys' encoder.
+    """
+    return min(0.999, max(0.0, 1 - 10 / max(num_steps, 1)))
+
+
+_FLIP = {"hflip": {"p": 0.5}}
+_CROP = {"random_resized_crop": {"size": 224, "scale": [0.08, 1.0]}}
+_JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.0}
+_AUTHORS = {"method.queue_size": 65536, "method.momentum": 0.999, "method.linear_part": 0.1}
+_AUTHORS_VIEWS = {"views.contrast": [_CROP, _FLIP, {"color_jitter": _JITTER}]}
+
+
+@METHODS.register(
+    "tsc",
+    paper="Li, Cao, Yuan, Fan, Yang, Feris, Indyk, Katabi: Targeted Supervised Contrastive "
+    "Learning for Long-Tailed Recognition, CVPR 2022",
+    year=2022,
+    source="LTH14/targeted-supcon@c4f15ebf67756088f40b672d7612b341529c7447",
+    tags=("contrastive", "queue", "two-stage"),
+)
+class TSC(Method):
+    """Three stages: KCL, KCL with targets (TSC), a linear classifier on the frozen encoder.
+
+    The run's epochs are those of the first two; each has an optimizer and a schedule of its own,
+    so the learning rate starts afresh when the targets come in. The linear stage comes on top, and
+    its length is a part of the run's (`linear_part`).
+
+    Keys are made by a momentum encoder (backbone and projection), and kept in a queue with their
+    labels, which is the same on all devices. A step's loss uses the queue before this batch enters
+    it, and the matching after this batch has moved the centroids.
+
+    Matching, every step in the code, is done every step here as well where the classes are few
+    enough for the exact `match_on_device`; for more, once before each epoch with scipy, since a
+    step may not wait for the device. Centroids follow the queries in the KCL stage too, so that the
+    first matching knows the classes.
+
+    Source: sections 3.2 and 3.3, supplement; moco/builder.py, main_moco.py, main_lincls.py.
+    Departures: see `departures`.
+    """
+
+    class Config(MethodConfig):
+        """Settings of TSC; the loss is the authors' code's, the sizes suit the data."""
+
+        temperature: float = Field(0.07, ge=0.001, le=10, description="tau")
+        embedding_dim: int = Field(128, ge=2, le=4096, description="width d of the contrast")
+        hidden_dim: int | None = Field(
+            None, ge=1, le=8192, description="hidden width of the projection; None: the backbone's"
+        )
+        num_positives: int = Field(
+            6, ge=0, le=1000, description="K positives an image from the queue; 0: all there are"
+        )
+        queue_size: int | None = Field(
+            None,
+            ge=1,
+            le=1_000_000,
+            description="keys kept, a multiple of batch_size; None: the largest multiple not above "
+            "2048 and the training images",
+        )
+        momentum: float | None = Field(
+            None,
+            ge=0,
+            lt=1,
+            description="m of the momentum encoder; None: 0.999, or 1 - 10/steps in short runs",
+        )
+        kcl_part: float = Field(
+            0.5, ge=0, le=1, description="part of the epochs without targets; 1 is KCL alone"
+        )
+        target_weight: float = Field(0.2, ge=0, le=100, description="lambda, of L_target")
+        target_repeat: int = Field(1, ge=1, le=1000, description="tr, copies of each target")
+        separate_targets: bool = Field(
+            True, description="False: the class's target is one more candidate of the K positives"
+        )
+        divisor: Divisor = Field(
+            "code", description="of both loss terms: the code's or the paper's"
+        )
+        matching: Literal["auto", "step", "epoch"] = Field(
+            "auto",
+            description="when classes are matched to targets; auto: every step up to "
+            f"{MAX_CLASSES_MATCHED_BY_STEP} classes, else before each epoch",
+        )
+        centroid_momentum: float = Field(0.9, ge=0, lt=1, description="mu of the class centroids")
+        target_steps: int = Field(
+            10_000, ge=1, le=1_000_000, description="updates of targets with no exact solution"
+        )
+        target_temperature: float = Field(
+            0.07, ge=0.001, le=10, description="tau_u, for targets with no exact solution"
+        )
+        linear_part: float = Field(
+            0.4, gt=0, le=10, description="length of the linear stage as a part of the run's epochs"
+        )
+        linear_lr: float = Field(
+            10.0, gt=0, le=1000, description="its learning rate at batch 2048, scaled to the batch"
+        )
+
+        @model_validator(mode="after")
+        def _divisor_fits(self) -> TSC.Config:
+            if self.divisor == "paper" and not self.separate_targets:
+                raise ValueError(
+                    "divisor=paper divides the class term alone, which needs separate_targets=true"
+                )
+            return self
+
+    search_space: ClassVar = {
+        "temperature": FloatDistribution(0.03, 0.5, log=True),
+        "target_weight": FloatDistribution(0.02, 2.0, log=True),
+        "num_positives": IntDistribution(1, 16, log=True),
+        "kcl_part": CategoricalDistribution([0.25, 0.5, 0.75]),
+        "linear_lr": FloatDistribution(1.0, 100.0, log=True),
+    }
+    presets: ClassVar = {
+        "paper": Preset("the paper's divisors", {"method.divisor": "paper"}),
+        "authors": Preset("the authors' code for ImageNet-LT: queue, momentum", _AUTHORS),
+        "authors_views": Preset("authors, and its views at 224 pixels", _AUTHORS | _AUTHORS_VIEWS),
+    }
+    ablations: ClassVar = {
+        "kcl": Preset("KCL: no targets", {"method.kcl_part": 1.0}),
+        "no_warm_up": Preset("targets from the start", {"method.kcl_part": 0.0}),
+        "full": Preset("KCL, then TSC", {}),
+    }
+    departures: ClassVar = (
+        "targets are the exact simplex where C <= d + 1; the code optimises them or reads a file",
+        "above 12 classes matching runs once an epoch; the code matches on the host in every step",
+        "centroids follow the queries in the KCL stage too",
+        "the maximum is subtracted before exponentiating; the code overflows in half precision",
+        "queue size and momentum follow the length of the data and the run unless set",
+        "BatchNorm of the keys' encoder is not shuffled over devices",
+        "class-balanced draws of single images in the linear stage; the code draws four of a class",
+        "the linear stage is selected on validation; the code selects on the test set",
+    )
+
+    @classmethod
+    def check(cls, config: Any, task: Task) -> None:
+        """Refuse what would fail in the middle of a run.
+
+        Raises:
+            UsageError: a queue that whole batches do not fill; more classes than matching in every
+                step takes, or than targets find room on the sphere.
+        """
+        classes, dim = task.num_classes, config.embedding_dim
+        if config.queue_size is not None and config.queue_size % task.batch_size:
+            raise UsageError(
+                f"method.queue_size is {config.queue_size}, expected a multiple of batch_size "
+                f"({task.batch_size} over all devices). Take "
+                f"{-(-config.queue_size // task.batch_size) * task.batch_size}, or leave it out."
+            )
+        if config.matching == "step" and classes > MAX_CLASSES_MATCHED_BY_STEP:
+            raise UsageError(
+                f"method.matching=step takes at most {MAX_CLASSES_MATCHED_BY_STEP} classes, and "
+                f"there are {classes}. Set method.matching=epoch."
+            )
+        if classes > dim + 1 and classes > most_targets(dim):
+            raise UsageError(
+                f"method.embedding_dim is {dim}: on that sphere at most {most_targets(dim):.0f} "
+                f"targets keep a cosine of {MAX_TARGET_COSINE} or less, and there are {classes} "
+                "classes. Raise method.embedding_dim."
+            )
+
+    queue: Tensor
+    queue_labels: Tensor
+    pointer: Tensor
+    centroids: Tensor
+    targets: Tensor
+    class_to_target: Tensor
+
+    def __init__(self, config: MethodConfig, task: Task) -> None:
+        super().__init__(config, task)
+        features, dim = self.backbone.num_features, self.config.embedding_dim
+        hidden = self.config.hidden_dim or features
+        self.projection = nn.Sequential(
+            nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, dim)
+        )
+        self.momentum_backbone = copy.deepcopy(self.backbone)
+        self.momentum_projection = copy.deepcopy(self.projection)
+        size = self.config.queue_size or default_queue_size(task.batch_size, sum(task.class_counts))
+        num_steps = task.epochs * task.steps_per_epoch
+        given = self.config.momentum
+        self.momentum = default_momentum(num_steps) if given is None else given
+        by = self.config.matching
+        few = task.num_classes <= MAX_CLASSES_MATCHED_BY_STEP
+        self.matches_every_step = by == "step" or (by == "auto" and few)
+        self._register_state(size, dim)
+
+    def make_head(self, num_features: int) -> nn.Linear:
+        """Weights from N(0, 0.01^2), no bias yet; untouched until the linear stage."""
+        head = nn.Linear(num_features, self.task.num_classes)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def stages(self) -> list[Stage]:
+        """KCL and TSC share the run's epochs; the linear stage comes on top."""
+        epochs = self.task.epochs
+        kcl = round(self.config.kcl_part * epochs)
+        lengths = {"kcl": kcl, "tsc": epochs - kcl}
+        return [
+            *(Stage(s, n, validate=False, select=False) for s, n in lengths.items() if n),
+            Stage("linear", max(1, round(self.config.linear_part * epochs))),
+        ]
+
+    def streams(self, stage: Stage) -> dict[str, Stream]:
+        """Two views; in the linear stage one, each class as often as any other."""
+        if stage.name == "linear":
+            return {"main": Stream(sampler="balanced")}
+        return {"main": Stream(views=("contrast", "contrast"))}
+
+    def optimizers(self, stage: Stage) -> list[OptimizerSpec] | None:
+        """The recipe's; in the linear stage one without decay, its rate / 10 at 1/2 and at 3/4."""
+        if stage.name != "linear":
+            return None
+        lr = self.config.linear_lr * self.task.batch_size / 2048
+
+        def schedule(epoch: int, epochs: int) -> float:
+            return 0.1 ** sum(epoch >= round(part * epochs) for part in (0.5, 0.75))
+
+        parameters = self.head.parameters()
+        return [OptimizerSpec(parameters, lr=lr, weight_decay=0.0, schedule=schedule)]
+
+    def on_stage_start(self, stage: Stage, data: TrainingData) -> None:
+        """Only what the stage trains has gradients."""
+        trained = (self.head,) if stage.name == "linear" else (self.backbone, self.projection)
+        self.requires_grad_(False)
+        for module in trained:
+            module.requires_grad_(True)
+
+    def on_epoch_start(self, progress: Progress, data: TrainingData) -> None:
+        """Linear stage: encoder in eval mode. TSC stage: match the classes, unless steps do."""
+        if progress.stage == "linear":
+            self.backbone.eval()
+        elif progress.stage == "tsc" and not self.matches_every_step:
+            self.class_to_target.copy_(match_on_host(self.centroids @ self.targets.T))
+
+    def training_step(self, batch: Batch, progress: Progress) -> Outputs:
+        """L_class + L_target with both to log, or the classifier's cross-entropy."""
+        if progress.stage == "linear":
+            with torch.no_grad():
+                features = self.backbone(batch.images)
+            return {"loss": F.cross_entropy(self.head(features).float(), batch.targets)}
+        queries = self.projection(self.backbone(batch.views[0]))
+        with torch.no_grad():
+            keys = unit_rows(self.momentum_projection(self.momentum_backbone(batch.views[1])))
+            state = self._next_state(unit_rows(queries.detach()), keys, batch.targets)
+        targeted = progress.stage == "tsc"
+        losses = self._losses(queries, keys, batch.targets, state["class_to_target"], targeted)
+        names = ("class_loss", "target_loss") if targeted else ("class_loss",)
+        logged = {name: loss.detach() for name, loss in zip(names, losses, strict=False)}
+        return {"loss": losses[0] + losses[1]} | logged | state
+
+    def after_step(self, outputs: Outputs, progress: Progress) -> None:
+        """Keys into the queue, encoder into the momentum encoder, centroids and matching kept."""
+        if progress.stage == "linear":
+            return
+        keys, size = outputs["keys"], len(self.queue)
+        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
+        self.queue.index_copy_(0, slots, keys.to(self.queue.dtype))
+        self.queue_labels.index_copy_(0, slots, outputs["key_labels"])
+        self.pointer.copy_((self.pointer + len(keys)) % size)
+        self.centroids.copy_(outputs["centroids"])
+        self.class_to_target.copy_(outputs["class_to_target"])
+        slow = [*self.momentum_backbone.parameters(), *self.momentum_projection.parameters()]
+        fast = [*self.backbone.parameters(), *self.projection.parameters()]
+        for behind, ahead in zip(slow, fast, strict=True):
+            behind.lerp_(ahead, 1 - self.momentum)  # m behind + (1 - m) ahead
+
+    def _next_state(self, queries: Tensor, keys: Tensor, labels: Tensor) -> Outputs:
+        """What `after_step` keeps, the same on all devices; the matching is this step's already."""
+        gather = self.task.collective.gather
+        labels = gather(labels)
+        centroids = updated_centroids(
+            self.centroids, gather(queries), labels, self.config.centroid_momentum
+        )
+        matching = self.class_to_target
+        if self.matches_every_step:
+            with torch.autocast(centroids.device.type, enabled=False):
+                matching = match_on_device(centroids @ self.targets.T)
+        return {
+            "keys": gather(keys),
+            "key_labels": labels,
+            "centroids": centroids,
+            "class_to_target": matching,
+        }
+
+    def _losses(
+        self, queries: Tensor, keys: Tensor, labels: Tensor, matching: Tensor, targeted: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(L_class, L_target) of this device's images; L_target is 0 without targets."""
+        config, device = self.config, labels.device
+        repeat = config.target_repeat if targeted else 0
+        entries = torch.cat([self.queue, self.targets.repeat(repeat, 1)])
+        log_p = log_probabilities(queries, keys, entries, config.temperature)
+        same = labels[:, None] == self.queue_labels
+        targets = torch.arange(len(matching), device=device).repeat(repeat)
+        matched = matching[labels][:, None] == targets
+        uniforms = torch.rand(config.num_positives, len(labels), device=device)
+        if config.separate_targets:
+            drawn = draw_positives(same, uniforms)
+        else:
+            candidates = draw_positives(torch.cat([same, matched], dim=1), uniforms)
+            drawn, matched = candidates.split([same.shape[1], matched.shape[1]], dim=1)
+        return targeted_contrastive_loss(
+            log_p, drawn, matched, config.target_weight, config.divisor
+        )
+
+    def _register_state(self, queue_size: int, dim: int) -> None:
+        classes, config = self.task.num_classes, self.config
+        targets = spread_targets(classes, dim, config.target_steps, config.target_temperature)
+        self.register_buffer("targets", targets.float())
+        self.register_buffer("class_to_target", torch.arange(classes))
+        self.register_buffer("centroids", unit_rows(torch.randn(classes, dim)))
+        self.register_buffer("queue", unit_rows(torch.randn(queue_size, dim)))
+        self.register_buffer("queue_labels", torch.full((queue_size,), UNLABELLED))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
