@@ -158,8 +158,8 @@ def table(
     records, notes = read_records(results, methods=methods, dataset=dataset, protocol=protocol)
     if not records:
         raise DataMissingError(
-            f"No finished run in {results} fits. Run one first: "
-            "python bench.py run --method ecl --dataset digits_lt"
+            "\n".join([*notes, f"No finished run in {results} fits. Run one first: "])
+            + "python bench.py run --method ecl --dataset digits_lt"
         )
     tables = comparison(records)
     write = to_markdown if table_format == "md" else to_csv

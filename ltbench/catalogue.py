@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from ltbench.columns import columns, paragraph
+from ltbench.composition import COMPOSITIONS
 from ltbench.config import load_recipe, preset_settings, recipe_names
 from ltbench.errors import UsageError
 from ltbench.explain import allowed, inner_model, searched
@@ -101,6 +102,10 @@ def _sections(facts: Facts, width: int) -> list[str]:
         for kind in ("presets", "ablations")
         if facts.get(kind)
     ]
+    if facts.get("compositions"):
+        names = ", ".join(f"{facts['name']}@{name}" for name in facts["compositions"])
+        text = f"{names}; several with +, see `list presets`"
+        parts.append("Compositions, open to every method\n" + paragraph(text, width, "  ", "  "))
     if facts.get("departures"):
         lines = [
             paragraph(text, width, f"  {i}. ", "     ")
@@ -146,6 +151,7 @@ def _method(name: str) -> Facts:
         "defaults": dict(method.defaults),
         "presets": _declared(method.presets),
         "ablations": _declared(method.ablations),
+        "compositions": list(COMPOSITIONS),
         "departures": list(method.departures),
     }
 

@@ -42,25 +42,9 @@ def make_record(
     return {
         "name": folder.name,
         "label": context.label,
-        "method": config.method_name,
-        "preset": config.preset,
-        "dataset": config.dataset_name,
-        "protocol": config.protocol,
-        "protocol_notes": dict(cell.split.notes),
-        "groups_note": cell.source.groups_note,
-        "recipe": config.recipe,
-        "key": cell.key,
-        "key_parts": cell.key_parts,
-        "seed": config.seed,
-        "split_seed": config.split_seed,
-        "split_digest": cell.split_digest,
-        "class_names": list(cell.source.class_names),
-        "train_counts": list(counts),
-        "feedback_counts": None if cell.feedback is None else list(cell.feedback.class_counts),
+        **_cell_facts(cell),
         "select": config.select,
         "selected": trainer.log.selected,
-        "uses_validation": cell.uses_validation and config.feedback_split == "validation",
-        "feedback_split": config.feedback_split if cell.uses_validation else None,
         "precision": cell.key_parts["precision"],
         "device": provenance.device_name(trainer.fabric.device),
         "num_devices": config.machine.devices,
@@ -77,6 +61,30 @@ def make_record(
         "command": context.command,
         "started_at": context.started_at,
         "finished_at": now(),
+    }
+
+
+def _cell_facts(cell: Cell) -> dict[str, Any]:
+    """What was run on what, known before training."""
+    config = cell.config
+    return {
+        "method": config.method_name,
+        "preset": config.preset,
+        "dataset": config.dataset_name,
+        "protocol": config.protocol,
+        "protocol_notes": dict(cell.split.notes),
+        "groups_note": cell.source.groups_note,
+        "recipe": config.recipe,
+        "key": cell.key,
+        "key_parts": cell.key_parts,
+        "seed": config.seed,
+        "split_seed": config.split_seed,
+        "split_digest": cell.split_digest,
+        "class_names": list(cell.source.class_names),
+        "train_counts": list(cell.training.class_counts),
+        "feedback_counts": None if cell.feedback is None else list(cell.feedback.class_counts),
+        "uses_validation": cell.uses_validation and config.feedback_split == "validation",
+        "feedback_split": config.feedback_split if cell.uses_validation else None,
     }
 
 

@@ -117,7 +117,11 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def __contains__(self, name: str) -> bool:
-        return normalise(name) in self.names()
+        try:
+            self._known(name)
+        except UsageError:
+            return False
+        return True
 
     def add_file(self, file: Path) -> str:
         """Make the plugin in `file` known under the file's stem; returns that name."""
@@ -135,6 +139,9 @@ class Registry(Generic[T]):
 
     def _known(self, name: str) -> str:
         name = normalise(name)
+        # Entry points come last: to look for them costs more than all the rest of a listing.
+        if name in self._classes or name in self._files or name in self._own_files():
+            return name
         known = self.names()
         if name not in known:
             raise UsageError(suggest(self.kind, name, known))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -127,7 +128,7 @@ def new_plugin(name: str, kind: str, folder: Path | None = None) -> Path:
 def testable_name(file: Path) -> str:
     """What `plugin test` takes for a plugin: its name where the project looks, else its file."""
     registry = DATASETS if registers(file, "DATASETS") else METHODS
-    return file.stem if file.resolve().parent in registry.folders() else str(file)
+    return file.stem if file.resolve().parent in registry.folders() else shlex.quote(str(file))
 
 
 def run_suite(name: str, kind: str | None, plugins: Sequence[Path] = ()) -> int:

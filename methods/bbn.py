@@ -45,7 +45,7 @@ def schedule_length(epochs: int, horizon: Horizon) -> float:
         epochs: T >= 1, of the run.
         horizon: h >= 1, or "authors".
 
-    Source: lib/core/combiner.py, Combiner.reset_epoch and bbn_mix.
+    Source: lib/core/combiner.py, Combiner.initilize_all_parameters (so spelt).
     """
     if horizon == "authors":
         return _AUTHORS_LENGTHS.get(epochs, epochs)
@@ -97,11 +97,11 @@ def bilateral_cross_entropy(
     return alpha * conventional + (1 - alpha) * rebalancing, conventional, rebalancing
 
 
+_AUTHORS = {"method.horizon": "authors", "optimizer.nesterov": True}
 _CIFAR = {
     "optimizer.name": "sgd",
     "optimizer.lr": 0.1,
     "optimizer.momentum": 0.9,
-    "optimizer.nesterov": True,
     "optimizer.weight_decay": 2e-4,
     "schedule.name": "step",
     "schedule.warmup": 0.025,
@@ -133,7 +133,8 @@ class BBN(Method):
     so both start from the same weights, pre-trained or not. In epoch 1 the second branch gets a
     gradient of zero: weight decay and its BatchNorm statistics still move it.
 
-    Source: sections 4.2 and 4.3; lib/net/network.py, lib/core/combiner.py, lib/core/trainer.py.
+    Source: sections 4.2 and 4.3; lib/net/network.py, lib/backbone/resnet.py,
+        lib/core/combiner.py.
     Departures: see `departures`.
     """
 
@@ -156,17 +157,17 @@ class BBN(Method):
             {"method.branch_factor": 1.0, "method.bias": False},
         ),
         "authors": Preset(
-            "the authors' code: alpha stops short of zero in runs of 90 and 180 epochs",
-            {"method.horizon": "authors"},
+            "the authors' code: Nesterov momentum; D = 100 and 200 in runs of 90 and 180 epochs",
+            _AUTHORS,
         ),
         "authors_cifar": Preset(
             "authors, and the optimizer and schedule of their CIFAR runs",
-            {"method.horizon": "authors"} | _CIFAR,
+            _AUTHORS | _CIFAR,
         ),
     }
     departures: ClassVar = (
-        "both branches start from the same weights also where none are pre-trained; the code draws "
-        "two blocks",
+        "both branches start from the same weights, pre-trained ones where there are any; the code "
+        "draws both blocks anew",
         "an incomplete last batch is left out as the recipe says; the code always leaves it out",
         "the epoch is selected on validation; the code selects on the test set",
         "with preset authors_cifar, warm-up starts at a fifth of the rate; at 0.47 in the code",

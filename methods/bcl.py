@@ -89,7 +89,7 @@ def balanced_contrastive_loss(
     Returns:
         Scalar, float32 or wider.
 
-    Source: section 3 (class averaging, class complement); loss/contrastive.py, class BalSCL.
+    Source: the paper's class averaging and class complement; loss/contrastive.py, class BalSCL.
     Departures: the paper divides every class, the anchor's too, by its number of entries, and
         keeps the anchor; the default follows the authors' code. The maximum in the log-sum-exp
         leaves out self, with which the code underflows at small temperatures.
@@ -219,7 +219,7 @@ class BCL(Method):
     The class centres are made from the classifier's weights, g_c = L2(MLP(w_c)), of the raw w_c.
     The contrast thus moves the classifier. The BatchNorm in this MLP runs over the C classes.
 
-    Source: section 3; models/resnext.py, class BCLModel; main.py.
+    Source: the paper; models/resnext.py, main.py.
     Departures: see `departures`, each explained at the function that makes it. Widths and weights
         are those of the comparison in ECL (d = 128); the code's are in preset `authors`, the
         paper's CIFAR setting in `paper_cifar`.

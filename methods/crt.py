@@ -2,14 +2,13 @@
 
 The whole network is trained on the data as they are; then a new classifier is trained on its
 frozen features, all classes drawn alike. "The authors' code" is
-facebookresearch/classifier-balancing at commit f162adef.
+facebookresearch/classifier-balancing at commit f162adef63fdf592d0b8a0f6e52bc481fc08785f.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
@@ -29,17 +28,16 @@ from ltbench.method import (
 )
 
 
-def class_aware_ratio(class_counts: Sequence[int]) -> float:
-    """Images an epoch of the authors' class-aware sampler draws, over the training images.
-
-        n_max C / sum_c n_c >= 1
+def cosine_factor(epoch: int, epochs: int) -> float:
+    """Factor on a learning rate: (1 + cos(pi e / E)) / 2, from 1 to just above 0.
 
     Args:
-        class_counts: n_c > 0, (C,).
+        epoch: e, 0-based.
+        epochs: E >= 1, of the stage.
 
-    Source: data/ClassAwareSampler.py.
+    Source: config/ImageNet_LT/cls_crt.yaml (coslr, endlr 0).
     """
-    return max(class_counts) * len(class_counts) / sum(class_counts)
+    return (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 @METHODS.register(
@@ -47,7 +45,7 @@ def class_aware_ratio(class_counts: Sequence[int]) -> float:
     paper="Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis: Decoupling Representation and "
     "Classifier for Long-Tailed Recognition, ICLR 2020",
     year=2020,
-    source="facebookresearch/classifier-balancing@f162adef",
+    source="facebookresearch/classifier-balancing@f162adef63fdf592d0b8a0f6e52bc481fc08785f",
     tags=("two-stage", "re-sampling", "decoupled"),
 )
 class CRT(Method):
@@ -55,16 +53,15 @@ class CRT(Method):
 
     In the second stage the backbone is frozen, its BatchNorm included (eval mode), the head is
     drawn anew and images come from `classifier_sampler`. The second stage comes on top of the run's
-    epochs: T, then round(`classifier_epochs` T), at least one; in the paper 90, then 10. Its rate
+    epochs: T, then round(`classifier_epochs` T), at least one; 90, then 10 in the paper. Its rate
     falls by a cosine from `classifier_lr_factor` times the recipe's to zero; the recipe's warm-up
     and milestones are the first stage's alone.
 
-    The second stage starts from the first one's last weights, as in the authors' code, or with
-    `carry=best` from the epoch that the run's selection rule prefers; where nothing is selected
-    (no validation split, `select=last`) the two are the same. The reported model is the second
-    stage's.
+    The second stage starts from the first one's last weights, or with `carry=best` from the epoch
+    that the run's selection rule prefers; where nothing is selected (no validation split, or
+    `select=last`) the two are the same. The reported model is the second stage's.
 
-    Source: section 4.2; config/ImageNet_LT/cls_crt.yaml, data/ClassAwareSampler.py.
+    Source: section 4.2; run_networks.py, data/ClassAwareSampler.py, config/ImageNet_LT.
     Departures: see `departures`.
     """
 
@@ -73,9 +70,6 @@ class CRT(Method):
 
         classifier_epochs: float = Field(
             1 / 9, gt=0, le=10, description="length of stage two as a part of the run's epochs"
-        )
-        class_aware_length: bool = Field(
-            False, description="stage two n_max C / N times as long, as class-aware epochs are"
         )
         classifier_lr_factor: float = Field(
             1.0, gt=0, le=1000, description="rate of stage two over the recipe's"
@@ -86,6 +80,9 @@ class CRT(Method):
         carry: Literal["last", "best"] = Field(
             "last", description="weights of stage one that stage two starts from"
         )
+        frozen_batchnorm: bool = Field(
+            True, description="BatchNorm keeps stage one's statistics; the code's go on changing"
+        )
 
     search_space: ClassVar = {
         "classifier_epochs": FloatDistribution(0.05, 0.5),
@@ -93,28 +90,29 @@ class CRT(Method):
     }
     presets: ClassVar = {
         "authors": Preset(
-            "stage two draws as many images as the authors' class-aware epochs",
-            {"method.class_aware_length": True},
+            "the authors' code: from the best epoch of stage one, BatchNorm in training mode",
+            {"method.carry": "best", "method.frozen_batchnorm": False},
         )
     }
     departures: ClassVar = (
-        "each image's class is drawn by itself; the code's sampler goes round the shuffled classes "
-        "and takes 4 images of each in a row",
-        "an epoch of stage two has as many images as the training set; in the code n_max C "
-        "(preset authors)",
-        "the second stage's epoch is selected on validation; the code reports the last",
+        "the class of each image is drawn by itself; the code's sampler goes round the shuffled "
+        "classes and takes 4 images of each in a row, which a sampler of class probabilities "
+        "cannot say",
+        "the backbone's BatchNorm is frozen in stage two; the code freezes its parameters only, so "
+        "batches and running statistics are those of re-balanced images (preset authors)",
+        "stage two starts from the last weights of stage one, which needs no validation split; the "
+        "code starts from its best epoch (preset authors)",
     )
 
     def stages(self) -> list[Stage]:
         """The run's epochs on the whole network, and the classifier's own."""
-        config, epochs = self.config, self.task.epochs
-        ratio = class_aware_ratio(self.task.class_counts) if config.class_aware_length else 1.0
-        length = max(1, round(config.classifier_epochs * ratio * epochs))
-        first = Stage("features", epochs, select=config.carry == "best", carry=config.carry)
+        carry, epochs = self.config.carry, self.task.epochs
+        length = max(1, round(self.config.classifier_epochs * epochs))
+        first = Stage("features", epochs, select=carry == "best", carry=carry)
         return [first, Stage("classifier", length)]
 
     def streams(self, stage: Stage) -> dict[str, Stream]:
-        """The run's sampler (all images once unless set), then the classifier's."""
+        """The run's sampler (each image once unless set), then the classifier's."""
         sampler = self.config.classifier_sampler if stage.name == "classifier" else None
         return {"main": Stream(sampler=sampler)}
 
@@ -122,22 +120,23 @@ class CRT(Method):
         """The recipe's, then one with a schedule of its own over the classifier."""
         if stage.name == "features":
             return None
-        return [OptimizerSpec(self.head.parameters(), schedule=self.classifier_schedule)]
-
-    def classifier_schedule(self, epoch: int, epochs: int) -> float:
-        """Factor on the recipe's rate: f (1 + cos(pi e / E)) / 2, e from 0."""
         factor: float = self.config.classifier_lr_factor
-        return factor * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+        def schedule(epoch: int, epochs: int) -> float:
+            return factor * cosine_factor(epoch, epochs)
+
+        return [OptimizerSpec(self.head.parameters(), schedule=schedule)]
 
     def on_stage_start(self, stage: Stage, data: TrainingData) -> None:
         """Freeze the backbone and draw the classifier anew."""
         if stage.name == "classifier":
+            head: Any = self.head
             self.backbone.requires_grad_(False)
-            self.head.reset_parameters()
+            head.reset_parameters()
 
     def on_epoch_start(self, progress: Progress, data: TrainingData) -> None:
         """Keep the frozen backbone's BatchNorm statistics."""
-        if progress.stage == "classifier":
+        if progress.stage == "classifier" and self.config.frozen_batchnorm:
             self.backbone.eval()
 
     def per_sample_loss(self, logits: Tensor, targets: Tensor, progress: Progress) -> Tensor:

@@ -1,9 +1,9 @@
-"""TSC: targeted supervised contrastive learning (Li et al., CVPR 2022), with KCL (Kang et al., 2021).
+"""TSC: targeted supervised contrastive learning (Li et al., CVPR 2022), and KCL in it.
 
 Queue-based contrast with a few positives an image (KCL), then the same with maximally spread
 targets on the sphere, one for each class, that classes are matched to while they train; a linear
 classifier on the frozen features last. "The authors' code" is LTH14/targeted-supcon at commit
-c4f15ebf67756088f40b672d7612b341529c7447; KCL's own is bingykang/BalFeat at commit
+c4f15ebf67756088f40b672d7612b341529c7447. KCL is Kang et al., ICLR 2021, bingykang/BalFeat at commit
 ba60412df9154077f57ff6d320ff8e7717e330b8.
 """
 
@@ -90,7 +90,7 @@ def uniformity_loss(targets: Tensor, temperature: float) -> Tensor:
         targets: unit vectors, (C, d), float32 or wider.
         temperature: tau_u > 0.
 
-    Source: section 3.2; target_generation.py.
+    Source: target_generation.py.
     """
     return (targets @ targets.T / temperature).logsumexp(dim=1).mean()
 
@@ -107,13 +107,14 @@ def optimised_targets(num_targets: int, dim: int, steps: int, temperature: float
     Returns:
         Unit vectors, float64 (C, d).
 
-    Source: section 3.2; target_generation.py.
+    Source: target_generation.py.
     """
     points = unit_rows(torch.randn(num_targets, dim, dtype=torch.float64)).requires_grad_()
     optimizer = torch.optim.Adam([points], lr=1e-3)
     best, best_loss = points.detach().clone(), math.inf
     for _ in range(steps):
-        loss = uniformity_loss(points, temperature)
+        # Through the normalisation: the pull of t_i . t_i along t_i would fill Adam's scale.
+        loss = uniformity_loss(unit_rows(points), temperature)
         if loss.item() < best_loss:
             best, best_loss = points.detach().clone(), loss.item()
         optimizer.zero_grad()
@@ -173,7 +174,7 @@ def updated_centroids(
         labels: int64 (B,).
         momentum: mu in [0, 1].
 
-    Source: section 3.3; moco/builder.py, class KCL (mu = 0.9).
+    Source: moco/builder.py, class KCL (mu = 0.9).
     """
     classes = torch.arange(len(centroids), device=labels.device)
     members = classes[:, None] == labels
@@ -265,9 +266,9 @@ def draw_positives(candidates: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def log_probabilities(queries: Tensor, keys: Tensor, entries: Tensor, temperature: float) -> Tensor:
-    """log pi(i, v): the soft-max of each query's similarity to its own key and to all entries.
+    """Logs of the soft-max of each query's similarities to its own key and to all entries.
 
-        pi(i, v) = exp(q_i . v / tau) / (exp(q_i . k_i / tau) + sum_{entries u} exp(q_i . u / tau))
+        log pi(i, v) = q_i . v / tau - log sum_{u in {k_i} and entries} exp(q_i . u / tau)
 
     Args:
         queries: raw q, (B, d), any float dtype; made unit here.
@@ -278,7 +279,7 @@ def log_probabilities(queries: Tensor, keys: Tensor, entries: Tensor, temperatur
     Returns:
         (B, 1 + M), own key first, float32 or wider.
 
-    Source: eq. 2 and 4; moco/builder.py, class KCL.
+    Source: moco/builder.py, class KCL.
     Departures: the code exponentiates before any maximum is subtracted and overflows in half
         precision, at temperature 0.01 in float32 too; here the maximum goes first.
     """
@@ -314,7 +315,7 @@ def targeted_contrastive_loss(
     Returns:
         Two scalars; their sum is the loss.
 
-    Source: eq. 4 and supplement; moco/builder.py, class KCL.
+    Source: moco/builder.py, class KCL; the paper's divisors from its supplement.
     Departures: the default divisor is the code's. The paper's does not shrink the target term, so
         the same lambda weighs about eight times more there.
     """
@@ -386,26 +387,17 @@ def in_batch_targeted_loss(
 
 
 def default_queue_size(batch_size: int, num_images: int) -> int:
-    """The largest multiple of the batch not above 2048 and the number of images; one batch at least.
+    """The largest multiple of the batch not above 2048 and the number of images; at least one.
 
     A longer queue than the data would hold several stale keys of each image.
     """
     return max(1, min(2048, num_images) // batch_size) * batch_size
 
 
-def default_momentum(num_steps: int) -> float:
-    """m = min(0.999, 1 - 10 / steps): the momentum encoder recalls a tenth of the run at most.
-
-    The paper's 0.999 is for runs of 10,000 steps and more. In 600 steps it would leave more than
-    half of the random initial weights in the keys' encoder.
-    """
-    return min(0.999, max(0.0, 1 - 10 / max(num_steps, 1)))
-
-
 _FLIP = {"hflip": {"p": 0.5}}
 _CROP = {"random_resized_crop": {"size": 224, "scale": [0.08, 1.0]}}
 _JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.0}
-_AUTHORS = {"method.queue_size": 65536, "method.momentum": 0.999, "method.linear_part": 0.1}
+_AUTHORS = {"method.queue_size": 65536}
 _AUTHORS_VIEWS = {"views.contrast": [_CROP, _FLIP, {"color_jitter": _JITTER}]}
 
 
@@ -415,14 +407,14 @@ _AUTHORS_VIEWS = {"views.contrast": [_CROP, _FLIP, {"color_jitter": _JITTER}]}
     "Learning for Long-Tailed Recognition, CVPR 2022",
     year=2022,
     source="LTH14/targeted-supcon@c4f15ebf67756088f40b672d7612b341529c7447",
-    tags=("contrastive", "queue", "two-stage"),
+    tags=("contrastive", "queue", "two-stage", "decoupled"),
 )
 class TSC(Method):
     """Three stages: KCL, KCL with targets (TSC), a linear classifier on the frozen encoder.
 
     The run's epochs are those of the first two; each has an optimizer and a schedule of its own,
     so the learning rate starts afresh when the targets come in. The linear stage comes on top, and
-    its length is a part of the run's (`linear_part`).
+    its length is a part of the run's (`linear_epochs`).
 
     Keys are made by a momentum encoder (backbone and projection), and kept in a queue with their
     labels, which is the same on all devices. A step's loss uses the queue before this batch enters
@@ -433,7 +425,7 @@ class TSC(Method):
     step may not wait for the device. Centroids follow the queries in the KCL stage too, so that the
     first matching knows the classes.
 
-    Source: sections 3.2 and 3.3, supplement; moco/builder.py, main_moco.py, main_lincls.py.
+    Source: the paper and its supplement; moco/builder.py.
     Departures: see `departures`.
     """
 
@@ -455,12 +447,7 @@ class TSC(Method):
             description="keys kept, a multiple of batch_size; None: the largest multiple not above "
             "2048 and the training images",
         )
-        momentum: float | None = Field(
-            None,
-            ge=0,
-            lt=1,
-            description="m of the momentum encoder; None: 0.999, or 1 - 10/steps in short runs",
-        )
+        momentum: float = Field(0.999, ge=0, lt=1, description="m of the momentum encoder")
         kcl_part: float = Field(
             0.5, ge=0, le=1, description="part of the epochs without targets; 1 is KCL alone"
         )
@@ -484,8 +471,8 @@ class TSC(Method):
         target_temperature: float = Field(
             0.07, ge=0.001, le=10, description="tau_u, for targets with no exact solution"
         )
-        linear_part: float = Field(
-            0.4, gt=0, le=10, description="length of the linear stage as a part of the run's epochs"
+        linear_epochs: float = Field(
+            0.1, gt=0, le=10, description="length of the linear stage as a part of the run's epochs"
         )
         linear_lr: float = Field(
             10.0, gt=0, le=1000, description="its learning rate at batch 2048, scaled to the batch"
@@ -508,7 +495,7 @@ class TSC(Method):
     }
     presets: ClassVar = {
         "paper": Preset("the paper's divisors", {"method.divisor": "paper"}),
-        "authors": Preset("the authors' code for ImageNet-LT: queue, momentum", _AUTHORS),
+        "authors": Preset("the authors' code for ImageNet-LT: its queue", _AUTHORS),
         "authors_views": Preset("authors, and its views at 224 pixels", _AUTHORS | _AUTHORS_VIEWS),
     }
     ablations: ClassVar = {
@@ -521,7 +508,7 @@ class TSC(Method):
         "above 12 classes matching runs once an epoch; the code matches on the host in every step",
         "centroids follow the queries in the KCL stage too",
         "the maximum is subtracted before exponentiating; the code overflows in half precision",
-        "queue size and momentum follow the length of the data and the run unless set",
+        "the queue is no longer than the data unless set; the code's 65536 keys suit ImageNet-LT",
         "BatchNorm of the keys' encoder is not shuffled over devices",
         "class-balanced draws of single images in the linear stage; the code draws four of a class",
         "the linear stage is selected on validation; the code selects on the test set",
@@ -571,12 +558,8 @@ class TSC(Method):
         self.momentum_backbone = copy.deepcopy(self.backbone)
         self.momentum_projection = copy.deepcopy(self.projection)
         size = self.config.queue_size or default_queue_size(task.batch_size, sum(task.class_counts))
-        num_steps = task.epochs * task.steps_per_epoch
-        given = self.config.momentum
-        self.momentum = default_momentum(num_steps) if given is None else given
-        by = self.config.matching
         few = task.num_classes <= MAX_CLASSES_MATCHED_BY_STEP
-        self.matches_every_step = by == "step" or (by == "auto" and few)
+        self.matches_every_step = few and self.config.matching != "epoch"
         self._register_state(size, dim)
 
     def make_head(self, num_features: int) -> nn.Linear:
@@ -593,7 +576,7 @@ class TSC(Method):
         lengths = {"kcl": kcl, "tsc": epochs - kcl}
         return [
             *(Stage(s, n, validate=False, select=False) for s, n in lengths.items() if n),
-            Stage("linear", max(1, round(self.config.linear_part * epochs))),
+            Stage("linear", max(1, round(self.config.linear_epochs * epochs))),
         ]
 
     def streams(self, stage: Stage) -> dict[str, Stream]:
@@ -658,7 +641,7 @@ class TSC(Method):
         slow = [*self.momentum_backbone.parameters(), *self.momentum_projection.parameters()]
         fast = [*self.backbone.parameters(), *self.projection.parameters()]
         for behind, ahead in zip(slow, fast, strict=True):
-            behind.lerp_(ahead, 1 - self.momentum)  # m behind + (1 - m) ahead
+            behind.lerp_(ahead, 1 - self.config.momentum)  # m behind + (1 - m) ahead
 
     def _next_state(self, queries: Tensor, keys: Tensor, labels: Tensor) -> Outputs:
         """What `after_step` keeps, the same on all devices; the matching is this step's already."""

@@ -16,7 +16,15 @@ from ltbench import registry as module
 from ltbench.api import add_plugins
 from ltbench.cell import plugin_digest
 from ltbench.errors import DataMissingError, LtbenchError, UsageError
-from ltbench.registry import DATASETS, METHODS, PluginInfo, Registry, read_info, registers, source_files
+from ltbench.registry import (
+    DATASETS,
+    METHODS,
+    PluginInfo,
+    Registry,
+    read_info,
+    registers,
+    source_files,
+)
 
 PLUGIN = """
 from {package}.kind import THINGS

@@ -1,8 +1,9 @@
-"""Several methods on two processes in one launch: trained whole, and stopped and started again."""
+"""Runs in processes of their own: on two devices in one launch, and as commands to be killed."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from ltbench import cli
 from ltbench.api import add_plugins
 from ltbench.cell import prepare
 from ltbench.config import resolve
@@ -23,6 +25,17 @@ from ltbench.testing.tiny import TOY_BLOBS, tiny_request
 from ltbench.workers import on_devices
 
 Digests = dict[str, dict[str, Any]]
+
+
+def command(arguments: Sequence[str], output: Path) -> None:
+    """`bench.py` with these arguments, what it prints going to a file: a process's whole work.
+
+    A target for `multiprocessing`, whose fork server imports torch once for many commands.
+    """
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    cli.main(list(arguments))
 
 
 def two_process_digests(
