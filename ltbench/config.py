@@ -231,7 +231,9 @@ def resolve(request: Request) -> RunConfig:
     Layers, later wins: library < recipe < method's defaults < method@preset < tuned file < YAML
     file < flags.
     """
-    method_name, _, preset = (normalise(part) for part in request.method.partition("@"))
+    method_name, _, presets = (normalise(part) for part in request.method.partition("@"))
+    # One order, so that ce@mixup+sqrt and ce@sqrt+mixup are the same run.
+    preset = "+".join(sorted(presets.split("+")))
     method = METHODS[method_name]
     dataset = DATASETS[request.dataset]
     user = _user_layers(request)

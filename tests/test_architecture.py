@@ -177,7 +177,7 @@ def plugins_named(tree, names):
 
 @pytest.mark.parametrize("file", HARNESS, ids=name_of)
 def test_the_harness_names_no_plugin(file):
-    """What differs between methods is in the contract; a list of names would make a second class."""
+    """What differs between methods is in the contract."""
     assert {"ce", "ecl", "digits_lt"} <= plugin_names()
     assert plugins_named(tree_of(file), plugin_names()) == []
 
