@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 DEFAULT_RESULTS = Path("results/runs")
 
+_CHECKOUT = Path(__file__).resolve().parents[1]
+# How this installation is called: from its checkout, or by the command the wheel installs.
+PROGRAM = ["python", "bench.py"] if (_CHECKOUT / "bench.py").is_file() else ["ltbench"]
+
 
 def list_plugins(registry: Registry[Any]) -> list[dict[str, Any]]:
     """Name, paper, year, tags and source of each plugin; imports none of them."""
@@ -108,7 +112,7 @@ def run_seed(request: Request, seed: int, place: Place) -> Outcome:
 
 def repeat_command(request: Request, seed: int, place: Place) -> str:
     """The exact command that repeats a run."""
-    words = ["python", "bench.py", "run", "--method", request.method, "--dataset", request.dataset]
+    words = [*PROGRAM, "run", "--method", request.method, "--dataset", request.dataset]
     options = {
         "--protocol": request.protocol,
         "--recipe": request.recipe,
@@ -159,7 +163,7 @@ def table(
     if not records:
         raise DataMissingError(
             "\n".join([*notes, f"No finished run in {results} fits. Run one first: "])
-            + "python bench.py run --method ecl --dataset digits_lt"
+            + f"{shlex.join(PROGRAM)} run --method ecl --dataset digits_lt"
         )
     tables = comparison(records)
     write = to_markdown if table_format == "md" else to_csv

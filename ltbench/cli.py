@@ -177,10 +177,17 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", type=int, help="One seed; 0 unless given.")
 @click.option("--seeds", help="Several: 0-4 or 0,2,5.")
 @click.option("--resume", type=click.Choice(["auto", "never"]), default="auto", show_default=True)
+@click.option("--log", type=click.Choice(["tensorboard"]), help="Also log epochs for TensorBoard.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the configuration only.")
 @run_options
 def run(
-    methods: str, datasets: str, seed: int | None, seeds: str | None, dry_run: bool, **flags: Any
+    methods: str,
+    datasets: str,
+    seed: int | None,
+    seeds: str | None,
+    log: str | None,
+    dry_run: bool,
+    **flags: Any,
 ) -> None:
     """Train, select on validation, test once, and print the result."""
     seed_list = parse_seeds(seeds, seed)
@@ -188,7 +195,7 @@ def run(
     from ltbench.console import Console
     from ltbench.runner import Place
 
-    console = Console()
+    console = Console(log)
     api.add_plugins(flags["plugins"])
     place = Place(
         results=flags["results"],

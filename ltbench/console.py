@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,14 +17,21 @@ from ltbench.config import Request, resolve
 from ltbench.report.tables import comparison, per_class, to_markdown
 from ltbench.results import RunFolder
 from ltbench.runner import Outcome, Place, asked_settings, folder_of
+from ltbench.tensorboard import TensorBoardLog
 
 _LINES_A_STAGE = 10
 
 
 class Console:
-    """Prints the course of runs to stdout; the progress bar goes to stderr."""
+    """Prints the course of runs to stdout; the progress bar goes to stderr.
 
-    def __init__(self) -> None:
+    Args:
+        log: "tensorboard" also writes each epoch for TensorBoard, into the run's folder.
+    """
+
+    def __init__(self, log: str | None = None) -> None:
+        self._log_kind = log
+        self._log: Callable[[Mapping[str, Any]], None] | None = None
         self._bar: Any = None
         self._stage = ""
         self._told_at = 0.0
@@ -41,6 +48,7 @@ class Console:
             sizes.append(f"val {len(cell.validation)}")
         sizes.append(f"test {len(cell.split.test)}")
         parts = cell.key_parts
+        self._log = TensorBoardLog(folder.path) if self._log_kind == "tensorboard" else None
         click.echo(
             f"{config.method_label} on {config.dataset_name}, protocol {config.protocol}, recipe "
             f"{config.recipe}, seed {config.seed}\n"
@@ -54,6 +62,8 @@ class Console:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """After an epoch."""
+        if self._log is not None:
+            self._log(row)
         number, epochs = row["epoch"] + 1, row["epochs"]
         if sys.stderr.isatty():
             self._advance(row, number, epochs)

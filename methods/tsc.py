@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ltbench.errors import UsageError
 from ltbench.functional import (
+    at_least_float32,
     is_self,
     masked_logsumexp,
     masked_mean,
@@ -178,8 +179,9 @@ def updated_centroids(
     """
     classes = torch.arange(len(centroids), device=labels.device)
     members = classes[:, None] == labels
-    sums = torch.where(members[:, :, None], queries.to(centroids.dtype), 0.0).sum(dim=1)
-    # The direction of a mean is that of the sum.
+    with torch.autocast(labels.device.type, enabled=False):
+        # The direction of a mean is that of the sum.
+        sums = members.to(centroids.dtype) @ queries.to(centroids.dtype)
     moved = unit_rows(momentum * centroids + (1 - momentum) * unit_rows(sums))
     return torch.where(members.any(dim=1, keepdim=True), moved, centroids)
 
@@ -616,7 +618,8 @@ class TSC(Method):
         if progress.stage == "linear":
             with torch.no_grad():
                 features = self.backbone(batch.images)
-            return {"loss": F.cross_entropy(self.head(features).float(), batch.targets)}
+            logits = at_least_float32(self.head(features))
+            return {"loss": F.cross_entropy(logits, batch.targets)}
         queries = self.projection(self.backbone(batch.views[0]))
         with torch.no_grad():
             keys = unit_rows(self.momentum_projection(self.momentum_backbone(batch.views[1])))
