@@ -117,7 +117,7 @@ def test_every_module_is_left_in_its_mode(renderer, training):
 
 
 class Recorded(Collective):
-    """One of several devices; `gather` first notes its rows, then, when all are known, joins them."""
+    """One of several devices: `gather` notes its rows and joins those that are known by then."""
 
     def __init__(self, rank, rows):
         self.rank, self.world_size, self.rows = rank, len(rows), rows

@@ -1,4 +1,4 @@
-"""Backbones: sizes, the split that methods branch at, weights in and out, and no waiting offline."""
+"""Backbones: sizes, where methods branch them, weights in and out, no waiting offline."""
 
 from __future__ import annotations
 
@@ -171,12 +171,8 @@ class TestWeightFiles:
         assert cell.key_parts["weights_digest"] == digest
 
 
-class ConnectError(Exception):
-    """By the name of the hub client's error."""
-
-
-class ReadTimeout(Exception):
-    """By the name of the hub client's error for a server that is slow to answer."""
+# By the names of the hub client's errors: out of reach, and slow to answer.
+ConnectError, ReadTimeout = (type(n, (Exception,), {}) for n in ("ConnectError", "ReadTimeout"))
 
 
 class TestPretrained:

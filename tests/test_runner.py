@@ -25,7 +25,7 @@ from ltbench.config import resolve
 from ltbench.data.feed import Part
 from ltbench.errors import InterruptedRunError, UsageError, VerificationError
 from ltbench.files import sha256_hex
-from ltbench.method import METHODS, Collective
+from ltbench.method import Collective
 from ltbench.metrics import evaluate
 from ltbench.models import state_digest
 from ltbench.results import predictions_digest, run_folders
@@ -452,9 +452,3 @@ def predicted(cell, file, positions):
     return evaluator.predict(
         method, renderer, batch_size=16, collective=Collective(), autocast=fabric.autocast
     )
-
-
-def test_registered_methods_know_their_file():
-    """What the digest of a plugin is taken from."""
-    for name in METHODS:
-        assert METHODS.info(name).file is not None, name
