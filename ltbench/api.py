@@ -163,7 +163,7 @@ def table(
     if not records:
         raise DataMissingError(
             "\n".join([*notes, f"No finished run in {results} fits. Run one first: "])
-            + f"{shlex.join(PROGRAM)} run --method ecl --dataset digits_lt"
+            + f"{shlex.join(PROGRAM)} run --method NAME --dataset NAME"
         )
     tables = comparison(records)
     write = to_markdown if table_format == "md" else to_csv

@@ -17,6 +17,8 @@ from ltbench.registry import suggest
 
 if TYPE_CHECKING:
     from ltbench.config import Request
+    from ltbench.console import Console
+    from ltbench.runner import Place
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 data missing; 4 verification "
@@ -193,19 +195,9 @@ def run(
     seed_list = parse_seeds(seeds, seed)
     from ltbench.config import resolve
     from ltbench.console import Console
-    from ltbench.runner import Place
 
     console = Console(log)
     api.add_plugins(flags["plugins"])
-    place = Place(
-        results=flags["results"],
-        data_root=flags["data_root"],
-        resume=flags["resume"],
-        plugins=flags["plugins"],
-        on_start=console.start,
-        on_epoch=console.epoch,
-        on_wait=console.say,
-    )
     requests = [
         request_of(method, dataset, flags)
         for dataset in parse_names(datasets)
@@ -214,6 +206,7 @@ def run(
     for request in requests:
         resolve(request)  # a mistake in the last of several runs is found before the first trains
     cells = [(request, one) for request in requests for one in seed_list]
+    place = place_of(flags, console)
     if dry_run:
         for request, one in cells:
             console.dry_run(request, one, place)
@@ -224,6 +217,21 @@ def run(
         console.outcome(outcomes[-1])
     if len(outcomes) > 1:
         console.comparison([outcome.record for outcome in outcomes])
+
+
+def place_of(flags: dict[str, Any], console: Console) -> Place:
+    """Where flags put runs, shown on the console."""
+    from ltbench.runner import Place
+
+    return Place(
+        results=flags["results"],
+        data_root=flags["data_root"],
+        resume=flags["resume"],
+        plugins=flags["plugins"],
+        on_start=console.start,
+        on_epoch=console.epoch,
+        on_wait=console.say,
+    )
 
 
 def request_of(method: str, dataset: str, flags: dict[str, Any]) -> Request:

@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from ltbench import claims
 from ltbench.columns import columns
+from ltbench.dataset import Source, Split
 from ltbench.errors import DataMissingError, LtbenchError, VerificationError
 from ltbench.registry import DATASETS, METHODS, Registry
 from ltbench.results import RunFolder, run_folders
@@ -124,7 +125,6 @@ def show_data(
     source = dataset.load()
     with tempfile.TemporaryDirectory() as folder:
         split, digest = stored_split(dataset, source, protocol, split_seed, Path(folder))
-    parts = {"train": split.train, "val": split.val, "test": split.test}
     return {
         "name": plugin.info.name,
         "paper": plugin.info.paper,
@@ -136,16 +136,22 @@ def show_data(
         "shape": list(source.images.shape),
         "groups_note": source.groups_note,
         "notes": dict(split.notes),
-        "classes": [
-            {"class": class_name}
-            | {
-                part: int((source.targets[positions] == index).sum())
-                for part, positions in parts.items()
-                if positions is not None
-            }
-            for index, class_name in enumerate(source.class_names)
-        ],
+        "classes": _class_rows(source, split),
     }
+
+
+def _class_rows(source: Source, split: Split) -> list[Facts]:
+    """Images of each class in each part."""
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    return [
+        {"class": class_name}
+        | {
+            part: int((source.targets[positions] == index).sum())
+            for part, positions in parts.items()
+            if positions is not None
+        }
+        for index, class_name in enumerate(source.class_names)
+    ]
 
 
 def render_data(facts: Facts) -> str:

@@ -123,9 +123,9 @@ class MWNL(Method):
     before the epoch round(drw_start T) and P from it on. e1 and e2 are the parts `cls_start` and
     `cls_end` of the run, rounded to whole epochs: 20 and 60 of 100, as in the code of ECL's first
     author (zylbuaa/TFormer@abaac38). The weight of a sample is that of its label, for all its C
-    terms; its head starts as the framework's, without the bias of the sigmoid focal loss. With
-    "enlarge" the factor 30 / C acts as one on the learning rate, which the code's 5e-4 and ECL's
-    0.002 leave room for; at a rate of 0.1 it slows learning down.
+    terms; its head starts as the framework's, without the bias of the sigmoid focal loss. Under
+    SGD the factor 30 / C of "enlarge" acts as one on the learning rate: ECL's 0.002 leaves room for
+    it, a rate of 0.1 is too high.
 
     "normal" divides by the weights of the batch of all devices. Of a batch mixed by mixup, ReMix or
     CutMix each of the two labels is divided by its own.

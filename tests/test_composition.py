@@ -436,18 +436,10 @@ def test_settings_out_of_range_are_refused(settings):
 
 @pytest.mark.parametrize("name", sorted(COMPOSITIONS))
 def test_rows_resolve_and_join(name):
-    summary, settings = COMPOSITIONS[name]
-    assert summary
+    assert COMPOSITIONS[name][0]
     config = resolve(tiny_request(f"ce@{name}+drw"))
     assert config.reweight.name == "effective"
-    assert config.method_label == f"ce@{name}+drw"
-    assert set(settings) <= {
-        "sampler",
-        "reweight.name",
-        "reweight.start",
-        "optimizer.sam_rho",
-        *(f"mix.{field}" for field in MixConfig.model_fields),
-    }
+    assert set(config.method_label.removeprefix("ce@").split("+")) == {name, "drw"}
 
 
 @pytest.mark.parametrize("rows", ["cmo", "sam+remix", "progressive+drw"])
