@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -68,7 +68,7 @@ COMPOSITIONS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     # Its code mixes half of the batches, in epochs 4 to 196 of 200 (naver-ai/cmo@10d2d09).
     "cmo": (
         "CMO: boxes of class-balanced foregrounds in half of the batches",
-        {"mix.name": "cmo", "mix.probability": 0.5, "mix.start": 0.02, "mix.stop": 0.98},
+        {"mix.name": "cmo", "mix.probability": 0.5, "mix.start": 0.02, "mix.stop": 0.985},
     ),
     "sam": ("sharpness-aware minimisation, rho 0.05", {"optimizer.sam_rho": 0.05}),
 }
@@ -102,7 +102,8 @@ class Composition(Composer):
         if self.mix.name != "cmo":
             return dict(streams)
         first = next(iter(streams.values()))
-        return {**streams, CMO_STREAM: Stream(views=first.views[:1], sampler="balanced")}
+        foreground = replace(first, views=first.views[:1], sampler="balanced")
+        return {**streams, CMO_STREAM: foreground}
 
     def loss(
         self, method: Method, batch: Batch, progress: Progress, collective: Collective

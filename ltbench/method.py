@@ -311,8 +311,6 @@ class Method(nn.Module):
         self.backbone = task.make_backbone()
         self.head = self.make_head(self.backbone.num_features)
 
-    # -- before anything is built ---------------------------------------------------------------
-
     @classmethod
     def check(cls, config: Any, task: Task) -> None:
         """Raise `UsageError`, naming the setting, if this task cannot meet the method's needs."""
@@ -321,8 +319,6 @@ class Method(nn.Module):
     def uses_validation(cls, config: Any) -> bool:
         """Whether training itself uses `ClassReport`; such rows are marked in tables."""
         return False
-
-    # -- structure ------------------------------------------------------------------------------
 
     def make_head(self, num_features: int) -> nn.Module:
         """The classifier on the backbone's features."""
@@ -339,8 +335,6 @@ class Method(nn.Module):
     def optimizers(self, stage: Stage) -> list[OptimizerSpec] | None:
         """Optimizers of the stage; None for one of the recipe's over all trainable parameters."""
         return None
-
-    # -- training -------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, progress: Progress) -> Tensor | Outputs:
         """The loss, or a dict with "loss", scalars to log and tensors for `after_step`."""
@@ -363,8 +357,6 @@ class Method(nn.Module):
     def after_step(self, outputs: Outputs, progress: Progress) -> None:
         """Update queues, momentum encoders and centroids: once an optimizer step, without grad."""
 
-    # -- between epochs and stages --------------------------------------------------------------
-
     def on_stage_start(self, stage: Stage, data: TrainingData) -> None:
         """Freeze, re-initialise, measure; called before the stage's optimizers are made."""
 
@@ -381,8 +373,6 @@ class Method(nn.Module):
 
     def on_fit_end(self, validation: Predictions | None) -> None:
         """Called with the selected weights in place; validation is predicted again afterwards."""
-
-    # -- from images to logits ------------------------------------------------------------------
 
     def logits(self, images: Tensor) -> Tensor:
         """What `per_sample_loss` is given: (B, C) of images (B, channels, height, width)."""

@@ -85,8 +85,6 @@ class Trainer:
         self._pending: State | None = None
         self._saved_at = self._clock = time.monotonic()
 
-    # -- the run --------------------------------------------------------------------------------
-
     def fit(self, resume: State | None = None) -> None:
         """Run all stages; afterwards the method holds the reported weights."""
         stages = self.method.stages()
@@ -230,8 +228,6 @@ class Trainer:
             }
         )
 
-    # -- validation and selection ---------------------------------------------------------------
-
     def _validate(self, stage: Stage) -> tuple[dict[str, Any] | None, ClassReport | None]:
         """(validation summary, report for the method), each None where there is none."""
         validation = self.validation if stage.validate else None
@@ -249,8 +245,6 @@ class Trainer:
         value = selection_value(summary, self.config.select)
         if self._best is None or value >= self._best.value:
             self._best = Best(epoch, value, _copy_to_cpu(self.method))
-
-    # -- saving, resuming, stopping -------------------------------------------------------------
 
     def _tick(self, *, training: bool) -> None:
         """Book the time since the last tick."""

@@ -49,8 +49,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# -- at once, without the heavy libraries -----------------------------------------------------
-
 _CHILDREN = ("children_user", "children_system")
 QUICK = [["--help"], ["run", "--help"], ["list", "methods"], ["list", "recipes", "--json"]]
 
@@ -83,9 +81,6 @@ def test_quick_commands_are_quick() -> None:
     interpreter = least_cpu_s("-c", "pass")
     for arguments in (["--help"], ["list", "methods"]):
         assert least_cpu_s(ROOT / "bench.py", *arguments) - interpreter < 0.4, arguments
-
-
-# -- list -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,9 +128,6 @@ def test_columns_are_wrapped_or_cut_to_the_width() -> None:
     wrapped = columns(rows, width=20).splitlines()
     assert wrapped[2:] == ["one   some words", "      that are many"]
     assert columns(rows, width=20, cut=True).splitlines()[2:] == ["one   some words th…"]
-
-
-# -- describe ---------------------------------------------------------------------------------
 
 
 def test_describe_tells_every_setting_of_a_method(bench: Bench) -> None:
@@ -188,9 +180,6 @@ def test_describe_of_something_else_is_refused(bench: Bench, name: str, hint: st
     answer = bench("describe", name)
     assert (answer.code, answer.out) == (2, "")
     assert f"Did you mean {hint}?" in answer.err
-
-
-# -- run --------------------------------------------------------------------------------------
 
 
 def test_run_tells_folder_key_and_command(results: Path) -> None:
@@ -285,9 +274,6 @@ def test_bad_seeds_are_refused(text: str) -> None:
         parse_seeds(text, None)
 
 
-# -- table, status, doctor, data --------------------------------------------------------------
-
-
 def test_tables(bench: Bench, results: Path, tmp_path: Path) -> None:
     markdown = bench("table", "--results", results)
     assert (markdown.code, markdown.err) == (0, "")
@@ -375,9 +361,6 @@ def test_data_show_refuses(bench: Bench, arguments: list[str], said: str) -> Non
 
 def test_fetch_of_what_comes_with_a_package(bench: Bench) -> None:
     assert "needs no download" in bench("data", "fetch", "digits_lt").out
-
-
-# -- plugin -----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("own_registries")

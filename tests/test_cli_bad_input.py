@@ -104,9 +104,6 @@ def test_several_problems_are_one_message(bench: Bench, tmp_path: Path) -> None:
     assert len(message.splitlines()) == 4
 
 
-# -- data -------------------------------------------------------------------------------------
-
-
 def test_missing_data_say_how_to_get_them(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,9 +127,6 @@ def test_damaged_data_are_named(
     message = one_message(bench("run", "--method", "ce", *fashion, "--results", tmp_path), 4)
     assert f"{file} is damaged" in message
     assert file.exists()
-
-
-# -- storage ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,9 +184,6 @@ def test_a_disk_that_fills_up_costs_no_training(
     assert "epoch 1/1" not in again.out
 
 
-# -- damaged files of a run -------------------------------------------------------------------
-
-
 def test_a_half_written_record_is_kept_and_the_run_done_again(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -243,9 +234,6 @@ def test_table_tells_of_damaged_records(bench: Bench, tmp_path: Path) -> None:
     assert f"{run / 'record.json'} is damaged" in answer.err
 
 
-# -- plugins ----------------------------------------------------------------------------------
-
-
 @pytest.mark.usefixtures("own_registries")
 def test_a_plugin_that_raises_fails_alone(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "broken_one.py"
@@ -274,9 +262,6 @@ def test_a_plugin_without_its_package(bench: Bench, tmp_path: Path) -> None:
     file.write_text("import no_such_package_at_all\n")
     answer = bench("describe", "needy_one", "--plugin", file)
     assert one_message(answer, 3).endswith("pip install no_such_package_at_all\n")
-
-
-# -- faults of ours ---------------------------------------------------------------------------
 
 
 def test_an_unforeseen_fault_is_one_message_too(

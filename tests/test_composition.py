@@ -88,9 +88,6 @@ def composed(batch, progress=None, **settings):
     return loss, method
 
 
-# -- re-weighting ------------------------------------------------------------------------------
-
-
 def test_golden_deferred_weights():
     case = golden("ldam_drw_weights")
     reweight = ReweightConfig(name="effective", beta=case["params"]["betas"][1], start=0.8)
@@ -165,9 +162,6 @@ def test_two_devices_have_the_loss_of_one():
     torch.testing.assert_close(
         sum(parts) / 2, composition.loss(Linear(), batch, at(), Collective())
     )
-
-
-# -- mixup and ReMix ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", range(5))
@@ -261,9 +255,6 @@ def test_beta_quantile():
         assert beta_quantile(u, 1.0) == u
         got = beta_quantile(u, 0.4)
         assert beta_distribution.cdf(got, 0.4, 0.4) == pytest.approx(u)
-
-
-# -- CutMix and CMO ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (9, 5), (32, 32)])
@@ -367,9 +358,6 @@ def test_mixing_does_not_wait_for_the_device(name):
         composition.loss(Linear(pixels=64), batch, at(step=1), Collective()).backward()
 
 
-# -- SAM ---------------------------------------------------------------------------------------
-
-
 class SoftmaxModel(Method):
     """A linear soft-max model on features, in float64."""
 
@@ -405,9 +393,6 @@ def test_golden_sam(field, rho):
     for step in range(params["steps"]):
         engine.run(method, batch, at(step=step))
     close(method.weight.detach(), case["outputs"][field], 1e-9)
-
-
-# -- what is refused, and what every method may be combined with ---------------------------------
 
 
 @pytest.mark.parametrize(

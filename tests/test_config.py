@@ -51,9 +51,6 @@ def digest(config: RunConfig) -> str:
     return sha256_hex(canonical_json(config.hashed()).encode())
 
 
-# -- layers -----------------------------------------------------------------------------------
-
-
 def test_layers_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer sets `optimizer.momentum` and all above it; the last that speaks wins."""
     recipe, tuned, config = (tmp_path / f"{name}.yaml" for name in ("recipe", "tuned", "config"))
@@ -131,9 +128,6 @@ def test_presets_are_joined_by_plus() -> None:
     assert (config.sampler, config.mix.name) == ("sqrt", "mixup")
 
 
-# -- names ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
@@ -169,9 +163,6 @@ def test_a_recipe_file_is_named_without_its_folder(tmp_path: Path) -> None:
     first, second = (resolve(replace(ECL, recipe=str(file))) for file in files)
     assert first.recipe == "mine.yaml"
     assert digest(first) == digest(second)
-
-
-# -- values -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -315,9 +306,6 @@ def test_settings_of_a_data_set_alone() -> None:
         dataset_config(digits, {"dataset": {"imbalence": 5}})
 
 
-# -- stored, rebuilt, digested ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dataset", ["digits_lt", "fashion_mnist_lt"])
 @pytest.mark.parametrize("method", ["ce", "ecl", "ecl@paper_views", "ce@cutmix"])
 def test_stored_and_rebuilt_is_the_same(method: str, dataset: str) -> None:
@@ -436,9 +424,6 @@ def test_nested_and_flat_are_inverses() -> None:
     dotted = {"a.b": 1, "a.c.d": [1], "e": {}, "f": None}
     assert nested(dotted) == {"a": {"b": 1, "c": {"d": [1]}}, "e": {}, "f": None}
     assert flat(nested(dotted)) == dotted
-
-
-# -- in words ---------------------------------------------------------------------------------
 
 
 class Words(MethodConfig):

@@ -92,9 +92,6 @@ def equal(got: float | None, expected: float | None) -> bool:
     return got == pytest.approx(expected, abs=1e-12)
 
 
-# -- against scikit-learn -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_label_metrics_agree_with_scikit_learn(case):
     predictions = random_predictions(case)
@@ -194,9 +191,6 @@ def test_torchmetrics_agrees_where_all_classes_are_present(case):
         expected["ece"] = second.multiclass_calibration_error(probabilities, targets, 5, n_bins=15)
     for name, value in expected.items():
         assert got[name] == pytest.approx(float(value), abs=2e-6), name
-
-
-# -- worked out by hand -------------------------------------------------------------------------
 
 
 def test_calibration_error_and_brier_by_hand():
@@ -303,9 +297,6 @@ def test_an_empty_group_and_a_group_without_test_images_have_no_sensitivity():
     assert got["groups"]["medium"] == {"classes": ["class_3"], "sensitivity": None}
 
 
-# -- what is refused ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("score", [lambda p: evaluate(p, (1, 1)), validation_summary])
 def test_logits_that_are_not_finite_are_refused_by_name(bad, score):
@@ -328,9 +319,6 @@ def test_arrays_that_do_not_fit_are_refused():
         evaluate(made(np.zeros((2, 2)), [0, 2]), (1, 1))
     with pytest.raises(VerificationError, match="each of 2 classes"):
         evaluate(made(np.zeros((2, 2)), [0, 1]), (1, 1, 1))
-
-
-# -- properties ---------------------------------------------------------------------------------
 
 
 @st.composite
@@ -406,9 +394,6 @@ def test_the_validation_summary_is_a_part_of_the_evaluation(predictions):
     rows = summary.pop("per_class")
     assert summary == {name: whole[name] for name in summary}
     assert rows == {name: whole["per_class"][name] for name in ("sensitivity", "f1")}
-
-
-# -- what training and listings use -------------------------------------------------------------
 
 
 def test_class_report_is_exact_and_zero_where_undefined():

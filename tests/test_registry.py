@@ -86,9 +86,6 @@ def entry_points(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     monkeypatch.setattr(module.importlib.metadata, "entry_points", found)
 
 
-# -- listing ----------------------------------------------------------------------------------
-
-
 def test_listing_imports_no_plugin(house: House) -> None:
     house.write("good")
     house.write("bad", more="raise RuntimeError('imported')")
@@ -141,9 +138,6 @@ def test_info_read_and_info_imported_agree() -> None:
             assert read_info(file, name) == registry[name].info
 
 
-# -- names ------------------------------------------------------------------------------------
-
-
 def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"Unknown method 'elc'\. Did you mean 'ecl'\? Avail.*ce"):
         METHODS["elc"]
@@ -180,9 +174,6 @@ def test_two_classes_of_one_name_are_refused() -> None:
     assert things.register("one")(first) is first
     with pytest.raises(UsageError, match=r"Two things are called 'one': somewhere and elsewhere"):
         things.register("one")(second)
-
-
-# -- what cannot be imported ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -223,9 +214,6 @@ def test_plugin_that_raises_gives_one_message(house: House, line: str, said: str
     assert "pip install" not in str(caught.value)
     assert caught.value.exit_code == 1
     assert house.things["good"].info.name == "good"
-
-
-# -- plugin files -----------------------------------------------------------------------------
 
 
 def test_plugin_file_is_known_by_its_stem(house: House, tmp_path: Path) -> None:
@@ -274,9 +262,6 @@ def test_kind_is_told_by_what_a_file_registers(tmp_path: Path) -> None:
     assert not registers(tmp_path / "none.py", "METHODS")
 
 
-# -- entry points -----------------------------------------------------------------------------
-
-
 def test_entry_point_is_listed_and_loaded(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,9 +292,6 @@ def test_entry_point_with_a_taken_name_is_refused_when_used(
     assert house.things["other"].info.name == "other"
     with pytest.raises(UsageError, match=r"Two things.*good\.py and entry point somewhere:Thing"):
         house.things["good"]
-
-
-# -- the files a result depends on ------------------------------------------------------------
 
 
 def stems(file: Path) -> list[str]:

@@ -41,9 +41,6 @@ PLUGINS, CONTRACT = ROOT / "tests" / "plugins", ROOT / "tests" / "contract"
 PROBE = PLUGINS / "toy_probe.py"
 
 
-# -- as processes --------------------------------------------------------------------------------
-
-
 def words_of(results, *more, method="ecl", epochs=16):
     return [
         *("run", "--method", method, "--dataset", "toy_blobs", "--plugin", str(TOY_BLOBS)),
@@ -226,9 +223,6 @@ def test_two_devices_killed_leave_no_orphan_at_work(tmp_path):
     assert [row["epoch"] for row in run.epochs()] == list(range(16))
 
 
-# -- in this process -----------------------------------------------------------------------------
-
-
 def cell_of(results, method="ecl", settings=None):
     return prepare(resolve(tiny_request(method, settings)), results=results, data_root=None)
 
@@ -358,7 +352,8 @@ class TestDamagedCheckpoint:
 
 class TestRecord:
     @pytest.fixture(scope="class")
-    def outcome(self, tmp_path_factory):
+    @classmethod
+    def outcome(cls, tmp_path_factory):
         return tiny_run("ecl", tmp_path_factory.mktemp("record"))
 
     def test_metrics_can_be_recomputed_from_predictions(self, outcome):

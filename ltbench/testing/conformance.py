@@ -68,8 +68,6 @@ class MethodConformance:
         request = tiny_request(cls.method, {**cls.settings, **settings})
         return prepare(resolve(request), results=folder, data_root=None)
 
-    # -- what it declares -----------------------------------------------------------------------
-
     def test_name_is_the_file_stem(self, plugin: type[Method]) -> None:
         """So that the registry finds it without importing the others."""
         assert plugin.info.file is not None, "the class must be defined in a file"
@@ -104,8 +102,6 @@ class MethodConformance:
         for name in {**plugin.presets, **plugin.ablations}:
             config = resolve(tiny_request(f"{plugin.info.name}@{name}", self.settings))
             assert nested(config.hashed())["preset"] == name
-
-    # -- what it computes -----------------------------------------------------------------------
 
     def test_predict_is_deterministic_and_finite(
         self, plugin: type[Method], tmp_path: Path
@@ -174,8 +170,6 @@ class MethodConformance:
             return
         for row in outcome.folder.epochs():
             assert np.isfinite(list(row["train"].values())).all(), row
-
-    # -- what it keeps --------------------------------------------------------------------------
 
     def test_same_seed_same_result(self, whole: Outcome, tmp_path: Path) -> None:
         """Bit for bit."""

@@ -56,9 +56,6 @@ def assert_close(ours, theirs, tolerance):
     assert (ours - theirs).abs().max() <= tolerance
 
 
-# -- geometry ------------------------------------------------------------------------------------
-
-
 def test_affine_agrees_with_torchvision():
     made = view({"affine": {"degrees": 30, "translate": 0.2, "scale": [0.7, 1.3]}})
     images, u = pictures(), draw(made)
@@ -243,8 +240,6 @@ def test_random_resized_crop_falls_back_as_often_as_it_should():
     assert share_of_fallbacks((224, 224), (0, 0, 224, 224)) == pytest.approx(0.008, abs=0.006)
 
 
-# -- colour --------------------------------------------------------------------------------------
-
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
 ORDERS = list(permutations(range(4)))
 
@@ -334,9 +329,6 @@ def test_colour_refuses_other_numbers_of_channels():
         made.render(pictures(channels=4), draw(made))
 
 
-# -- RandAugment ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("magnitude", [0, 9, 15, 30])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rand_augment_agrees_with_torchvision_in_every_operation(magnitude, channels):
@@ -370,8 +362,6 @@ def test_rand_augment_chooses_operations_and_signs_alike():
     np.testing.assert_allclose(np.abs(rotations), 9)
     assert (rotations < 0).mean() == pytest.approx(0.5, abs=0.1)
 
-
-# -- whole views ---------------------------------------------------------------------------------
 
 LESIONS = (
     {"random_resized_crop": {"size": 32, "scale": [0.5, 1.0]}},
@@ -517,9 +507,6 @@ def test_wrong_input_is_refused():
         made.render(pictures(2), np.zeros((3, 1)))
     with pytest.raises(UsageError, match="Put a resize before it"):
         view({"center_crop": {"size": 64}}).output_shape((3, 40, 48))
-
-
-# -- recipes -------------------------------------------------------------------------------------
 
 
 def test_a_dumped_recipe_reads_back_as_itself():

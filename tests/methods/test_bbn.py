@@ -57,9 +57,6 @@ def random_case(num_pairs=5, dim=3, num_classes=4, seed=0):
     return *draw, *labels
 
 
-# -- golden numbers ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", MIX_CASES)
 def test_golden_mix(name, golden, meets):
     case = golden(name)
@@ -102,9 +99,6 @@ def test_golden_reversed_sampler_is_the_second_stream(golden, meets, make_bbn):
         meets(f"bbn_reverse_sampler/{i}", found, case["outputs"]["class_probability"][i])
         drawn = choose_classes(found, np.array(case["inputs"]["uniform_draws"]))
         assert drawn.tolist() == case["outputs"]["drawn_class"][i]
-
-
-# -- the formula -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.7599, 0.5, 0.02, 0.0])
@@ -201,9 +195,6 @@ def test_extreme_logits_a_batch_of_one_and_missing_classes_are_finite(dtype):
         assert z.grad.isfinite().all()
 
 
-# -- the schedule ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("epochs", [1, 2, 100])
 @pytest.mark.parametrize("horizon", [1.0, 2.0, "authors"])
 def test_schedule_starts_at_one_and_falls_to_above_zero(epochs, horizon):
@@ -223,9 +214,6 @@ def test_schedule_scales_with_the_run():
     assert schedule_length(90, 10 / 9) == pytest.approx(schedule_length(90, "authors"))
 
 
-# -- sampling ----------------------------------------------------------------------------------
-
-
 def test_reversed_sampler_draws_at_the_stated_rates():
     targets = np.repeat([0, 1, 2], [300, 90, 10])
     drawn = np.concatenate(
@@ -242,9 +230,6 @@ def test_reversed_sampler_draws_at_the_stated_rates():
 def test_reversed_sampler_of_equal_counts_is_uniform():
     found = class_probabilities("reversed", np.array([7, 7, 7]), epoch=0, epochs=1)
     np.testing.assert_allclose(found, 1 / 3, rtol=1e-15)
-
-
-# -- the method --------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -72,9 +72,6 @@ def naive_bcl(features, targets, centres, temperature: float, denominator: str =
     return sum(losses) / len(losses)
 
 
-# -- balanced contrastive loss -----------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -233,9 +230,6 @@ def test_bcl_with_logits_of_ten_thousand():
     assert loss > 0
 
 
-# -- classifier --------------------------------------------------------------------------------
-
-
 def test_golden_classifier_branch(golden, meets):
     case = golden("bcl_classifier_branch")
     given, want = case["inputs"], case["outputs"]
@@ -304,9 +298,6 @@ def test_cosine_logits_ignore_norms():
     assert cosine_logits(features, features.T, 30.0).diagonal().tolist() == pytest.approx([30] * 4)
 
 
-# -- schedule ----------------------------------------------------------------------------------
-
-
 def test_golden_lr_schedule(golden, meets):
     for case in golden("bcl_lr_schedule")["schedules"]:
         epochs, warmup = case["epochs"], case["warmup_epochs"]
@@ -320,9 +311,6 @@ def test_lr_factor_is_positive_in_runs_of_any_length(epochs, part):
     warmup = round(part * epochs)
     factors = [authors_lr_factor(e, epochs, warmup) for e in range(epochs)]
     assert all(0 < factor <= 1 for factor in factors)
-
-
-# -- the method --------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -52,9 +52,6 @@ def step(method, batch, name, lr=0.5):
     return loss
 
 
-# -- stages ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("epochs", "part", "expected"),
     [
@@ -111,9 +108,6 @@ def test_optimizers(make_crt):
     rates = [optimizer.set_epoch(e, 10) for e in range(10)]
     assert rates == pytest.approx([0.6 * (1 + math.cos(math.pi * e / 10)) / 2 for e in range(10)])
     assert optimizer.optimizer.param_groups[0]["weight_decay"] == RECIPE.weight_decay
-
-
-# -- what each stage changes -------------------------------------------------------------------
 
 
 def test_features_stage_is_plain_cross_entropy_on_everything(make_crt, make_batch):
@@ -189,9 +183,6 @@ def test_loss_against_loop(make_crt):
     ]
     got = make_crt().per_sample_loss(logits, torch.tensor(targets), progress("classifier"))
     assert got.tolist() == pytest.approx(want, rel=1e-12)
-
-
-# -- a whole run -------------------------------------------------------------------------------
 
 
 def test_run_reports_the_second_stage_and_its_costs(tmp_path):

@@ -101,9 +101,6 @@ def naive_bhp(entries, labels, temperature: float, denominator: str) -> float:
     return sum(losses) / len(losses)
 
 
-# -- proxies -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("class_counts", "expected"),
     [
@@ -155,9 +152,6 @@ def test_gradient_is_orthogonal_to_the_raw_proxy_and_scales_with_its_inverse_nor
         gradients.append(raw.grad)
         torch.testing.assert_close((raw.grad * raw).sum(1), torch.zeros(6).double())
     torch.testing.assert_close(gradients[0], 4 * gradients[1])
-
-
-# -- balanced-hybrid-proxy loss ----------------------------------------------------------------
 
 
 def run_bhp(case, temperature=None):
@@ -370,9 +364,6 @@ def test_paper_denominator_floors_the_divisor_of_a_class_of_one():
     torch.testing.assert_close(result.exp(), torch.full((3,), 3.0).double())
 
 
-# -- balanced-weighted cross-entropy -----------------------------------------------------------
-
-
 def weights_of(given):
     counts = torch.tensor(given["class_counts"], dtype=torch.float64)
     f1 = (
@@ -490,9 +481,6 @@ def test_weighted_mean_over_two_devices_is_that_of_one():
     torch.testing.assert_close(sum(parts) / 2, (losses * weights).sum() / weights.sum())
 
 
-# -- F1 feedback -------------------------------------------------------------------------------
-
-
 def report_of(predicted: list[int], targets: list[int], num_classes: int) -> ClassReport:
     rows = []
     for c in range(num_classes):
@@ -509,9 +497,6 @@ def test_golden_f1_feedback(golden, meets):
         report = report_of(case["pred"], case["label"], case["num_classes"])
         meets(f"ecl_f1_feedback/{case['name']}", authors_f1(report), case["official_f1"])
         meets(f"ecl_f1_feedback/{case['name']}", report.f1, case["exact_f1"])
-
-
-# -- the method --------------------------------------------------------------------------------
 
 
 @pytest.fixture

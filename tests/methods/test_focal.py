@@ -59,9 +59,6 @@ def meets_loss(meets, name, loss, logits, outputs, rtol=1e-9):
     meets(name, logits.grad, outputs["grad_logits"], rtol)
 
 
-# -- golden numbers ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -134,9 +131,6 @@ def test_golden_weighted_mean_of_the_softmax_form(make, golden, meets):
     meets_loss(meets, "mbit_focal_ce", loss, logits, case["outputs"])
 
 
-# -- against the formulas ----------------------------------------------------------------------
-
-
 def naive(logits, target, weight, config):
     """One sample's loss, in Python floats."""
     if config.form == "softmax":
@@ -171,9 +165,6 @@ def test_gradcheck(settings, make):
     assert torch.autograd.gradcheck(
         lambda x: focal.per_sample_loss(x, targets, PROGRESS), (logits.requires_grad_(),)
     )
-
-
-# -- reductions --------------------------------------------------------------------------------
 
 
 def test_softmax_form_with_gamma_0_is_cross_entropy_and_never_above_it(make):
@@ -223,9 +214,6 @@ def test_one_vs_rest_signs():
     assert one_vs_rest(logits, torch.tensor([2, 0])).tolist() == want
 
 
-# -- invariances -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("settings", FORMS)
 def test_invariances(settings, make):
     counts, (logits, targets) = (60, 20, 4), random_case()
@@ -248,9 +236,6 @@ def test_softmax_form_ignores_a_constant_added_to_a_row(make):
     logits, targets = random_case()
     losses = [make().per_sample_loss(x, targets, PROGRESS) for x in (logits, logits + 7)]
     torch.testing.assert_close(*losses)
-
-
-# -- extremes ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", [*FORMS, {"gamma": 0.1}, {"probability_floor": 1e-4}])
@@ -310,9 +295,6 @@ def test_modulated_at_zero():
     ce = torch.zeros(1, requires_grad=True)
     focal_modulated(ce, 0.5).sum().backward()
     assert 0 <= ce.grad.item() < 1e-18
-
-
-# -- the method --------------------------------------------------------------------------------
 
 
 def test_sigmoid_form_starts_at_the_prior_without_decay_of_its_bias(make):

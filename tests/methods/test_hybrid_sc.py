@@ -42,9 +42,6 @@ def random_psc(targets=(0, 0, 0, 1, 1, 2), num_classes=4, dim=5, seed=0):
     return embeddings, torch.tensor(targets), prototypes
 
 
-# -- golden numbers ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", SC_CASES)
 def test_golden_sc(name, golden, meets):
     case = golden(name)
@@ -87,9 +84,6 @@ def test_golden_alpha_schedule(golden, meets):
     for row in case["alpha"]:
         name = f"hybrid_alpha_schedule/{row['T']}"
         meets(name, parabolic_weight(row["T"], case["T_max"]), row["alpha"])
-
-
-# -- prototypes --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
@@ -187,9 +181,6 @@ def test_psc_of_extreme_logits_is_finite(scale):
         assert z.grad.isfinite().all()
 
 
-# -- the schedule ------------------------------------------------------------------------------
-
-
 def test_schedule():
     assert parabolic_weight(50, 100) == 0.75
     for epochs in (1, 2, 100):
@@ -201,9 +192,6 @@ def test_schedule():
         assert all(a > b for a, b in itertools.pairwise(from_zero))
     slope = (parabolic_weight(30.001, 100) - parabolic_weight(29.999, 100)) / 0.002
     assert slope == pytest.approx(-2 * 30 / 100**2, rel=1e-6)
-
-
-# -- the method --------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -44,9 +44,6 @@ def random_case(num=7, classes=3, seed=0):
     return cosines, torch.randint(classes, (num,), generator=generator)
 
 
-# -- golden numbers ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name", ["ordinary", "drw_after", "missing_class", "single_sample_class", "unscaled_s1"]
 )
@@ -90,9 +87,6 @@ def test_margins_of_isic2018():
     assert class_margins(ISIC2018, 0.5).tolist() == pytest.approx(want, abs=5e-5)
 
 
-# -- against the formula -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("scale", "max_margin"), [(30.0, 0.5), (1.0, 0.3), (10.0, 1.0)])
 def test_against_double_loop(scale, max_margin, make):
     counts, (cosines, targets) = (60, 20, 4), random_case()
@@ -126,9 +120,6 @@ def test_gradient_is_the_scaled_error():
     z = 30 * (cosines.detach() - margins[targets][:, None] * F.one_hot(targets, 3).double())
     want = 30 * (z.softmax(1) - F.one_hot(targets, 3))
     torch.testing.assert_close(cosines.grad, want)
-
-
-# -- reductions and invariances ----------------------------------------------------------------
 
 
 def test_margin_0_is_cross_entropy_of_scaled_cosines(make):
@@ -189,9 +180,6 @@ def test_a_batch_without_most_classes_still_pushes_them_away(make):
     assert (cosines.grad[:, 2] < 0).all()
 
 
-# -- the head ----------------------------------------------------------------------------------
-
-
 def test_head_gives_cosines_of_any_length():
     torch.manual_seed(0)
     head, features = CosineHead(6, 4), torch.randn(5, 6)
@@ -214,9 +202,6 @@ def test_head_takes_zeros_and_half_precision(dtype):
     assert cosines.isfinite().all()
     assert cosines[0].abs().max() == 0
     assert cosines.abs().max() <= 1 + 1e-6
-
-
-# -- the method --------------------------------------------------------------------------------
 
 
 def test_inference_logits_are_cosines_without_margins(make, make_batch):

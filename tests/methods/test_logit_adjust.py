@@ -47,9 +47,6 @@ def random_case(num=7, classes=3, seed=0):
     return logits, torch.randint(classes, (num,), generator=generator)
 
 
-# -- golden numbers ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", LOSS_CASES)
 def test_golden_loss_form(name, make, golden, meets):
     case = golden(name)
@@ -77,9 +74,6 @@ def test_golden_posthoc_form(make, golden, meets, monkeypatch):
         adjusted = method.predict(torch.zeros(0))
         meets(f"logitadj_posthoc/{i}", adjusted, case["outputs"]["adjusted_logits"][i])
         assert adjusted.argmax(1).tolist() == case["outputs"]["prediction"][i]
-
-
-# -- against the formula -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
@@ -119,9 +113,6 @@ def test_the_loss_favours_rare_classes_and_so_does_the_inference(make, make_batc
     assert gained[2] > gained[1] > gained[0] > 0
 
 
-# -- reductions --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("counts", "settings"),
     [
@@ -158,9 +149,6 @@ def test_forms_are_never_both_at_work(form, tau, make, make_batch):
     assert (in_loss, at_test) == (form == "loss" and tau > 0, form == "posthoc" and tau > 0)
 
 
-# -- invariances and extremes ------------------------------------------------------------------
-
-
 def test_invariances(make):
     counts, (logits, targets) = (60, 20, 4), random_case()
     before = make(counts).per_sample_loss(logits, targets, PROGRESS)
@@ -191,9 +179,6 @@ def test_extremes(scale, dtype, counts, make):
         assert losses.dtype == torch.float32
         assert losses.isfinite().all()
         assert logits.grad.isfinite().all()
-
-
-# -- the method --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["loss", "posthoc"])

@@ -53,9 +53,6 @@ def random_case(num=7, classes=3, seed=0):
     return logits, torch.randint(classes, (num,), generator=generator)
 
 
-# -- golden numbers ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -107,9 +104,6 @@ def test_full_weights_of_isic2018(make):
     assert make(counts).class_weights(at(60)).tolist() == pytest.approx(want, abs=5e-5)
 
 
-# -- against the formula -----------------------------------------------------------------------
-
-
 def naive(logits, targets, weights, config):
     """The batch's loss, in Python floats."""
     total, classes = 0.0, len(logits[0])
@@ -158,9 +152,6 @@ def test_gradcheck(settings, make):
     )
 
 
-# -- the cap -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", CAPS)
 def test_cap(kind):
     q = torch.tensor([0.9, 0.2, 0.1000001, 0.0999999, 0.05, 1e-6]).double()
@@ -191,9 +182,6 @@ def test_without_cap_it_is_the_sigmoid_focal_loss(gamma, kind):
     got = mwnl_terms(logits, targets, gamma, 0.0, kind)
     torch.testing.assert_close(got, sigmoid_focal_losses(logits, targets, gamma))
     assert (mwnl_terms(logits, targets, gamma, 0.1, "fix") <= got).all()
-
-
-# -- schedules ---------------------------------------------------------------------------------
 
 
 def test_cumulative_power():
@@ -244,9 +232,6 @@ def test_authors_schedule_is_20_to_60_of_70(make):
     want = make().class_weights(at(100))
     torch.testing.assert_close(mwnl.class_weights(at(60, 70)), want)
     assert mwnl.class_weights(at(59, 70))[2] < want[2]
-
-
-# -- reductions and invariances ----------------------------------------------------------------
 
 
 def test_all_off_is_the_mean_binary_cross_entropy(make):
@@ -308,9 +293,6 @@ def test_normal_is_that_of_the_batch_of_all_devices(make):
     torch.testing.assert_close(sum(parts) / 2, want)
 
 
-# -- difficulty --------------------------------------------------------------------------------
-
-
 def test_difficulty_is_raised_to_the_same_power(make):
     by_name = make(schedule="re_weight", difficulty={"class 1": 2.0})
     by_place = make(schedule="re_weight", difficulty=(1.0, 2.0, 1.0))
@@ -346,9 +328,6 @@ def test_config_refuses():
     ):
         with pytest.raises(ValueError):
             MWNL.Config(**wrong)
-
-
-# -- extremes and the method -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -61,9 +61,6 @@ def naive_loss(features, targets, temperature, num_anchor_views):
     return sum(losses) / len(losses)
 
 
-# -- the loss ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_golden(name, golden, meets):
     case = golden(name)
@@ -204,9 +201,6 @@ def test_loss_of_bfloat16_is_computed_in_float32_also_under_autocast():
     torch.testing.assert_close(got, want)
 
 
-# -- stages ------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def make_scl(make_task):
     def make(epochs=100, collective=None, **settings):
@@ -273,9 +267,6 @@ def test_projection_has_one_hidden_layer_as_wide_as_the_features(make_scl):
     assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU, nn.Linear]
     shapes = [tuple(layer.weight.shape) for layer in (layers[0], layers[2])]
     assert shapes == [(6, 6), (128, 6)]
-
-
-# -- steps -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -396,9 +387,6 @@ def test_two_devices_have_the_gradient_of_one(make_scl, make_batch, monkeypatch)
         torch.testing.assert_close(got, loss)
     for name, gradient in gradients.items():
         torch.testing.assert_close(sum(g[name] for _, g in results), gradient, msg=name)
-
-
-# -- a whole run, and what it declares ---------------------------------------------------------
 
 
 def test_run_records_both_stages(tmp_path):

@@ -21,23 +21,25 @@ from ltbench.testing.traps import no_host_sync
 
 METHODS["tsc"]  # imports the plugin, as the harness does
 
-from ltbench.methods.tsc import (  # noqa: E402
+from ltbench.methods._spread import (  # noqa: E402
     MAX_TARGET_COSINE,
-    TSC,
-    UNLABELLED,
-    default_queue_size,
-    draw_positives,
-    in_batch_targeted_loss,
-    log_probabilities,
     match_on_device,
     match_on_host,
     most_targets,
     optimised_targets,
     simplex_targets,
     spread_targets,
-    targeted_contrastive_loss,
     uniformity_loss,
     updated_centroids,
+)
+from ltbench.methods.tsc import (  # noqa: E402
+    TSC,
+    UNLABELLED,
+    default_queue_size,
+    draw_positives,
+    in_batch_targeted_loss,
+    log_probabilities,
+    targeted_contrastive_loss,
 )
 
 NONE_DRAWN = torch.empty(0, 0)
@@ -49,9 +51,6 @@ def double(value: Any) -> Tensor:
 
 def progress(stage: str, epoch: int = 0, epochs: int = 10) -> Progress:
     return Progress(stage, epoch=epoch, epochs=epochs, step=0, steps=10)
-
-
-# -- targets -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("num", "dim"), [(2, 2), (3, 2), (4, 3), (7, 8), (10, 128), (129, 128)])
@@ -143,9 +142,6 @@ def test_most_targets():
     assert most_targets(4096) > 1e6
 
 
-# -- matching ----------------------------------------------------------------------------------
-
-
 def test_golden_assignment(golden, meets):
     for case in golden("tsc_assignment")["cases"]:
         similarity = double(case["similarity"])
@@ -202,9 +198,6 @@ def test_matching_of_coinciding_centroids_is_a_permutation():
     assert sorted(order.tolist()) == list(range(5))
 
 
-# -- centroids ---------------------------------------------------------------------------------
-
-
 def test_centroids_against_a_loop():
     generator = torch.Generator().manual_seed(6)
     queries, centroids = (
@@ -219,9 +212,6 @@ def test_centroids_against_a_loop():
             want = F.normalize(0.9 * want + 0.1 * F.normalize(sum(rows) / len(rows), dim=0), dim=0)
         torch.testing.assert_close(got[c], want)
     assert torch.equal(got[1], centroids[1])
-
-
-# -- drawing -----------------------------------------------------------------------------------
 
 
 def naive_draw(candidates: list[bool], draws: list[float]) -> list[bool]:
@@ -260,9 +250,6 @@ def test_draws_at_the_edges():
     almost_one = torch.full((9, 3), 1 - 2**-24)
     assert torch.equal(draw_positives(candidates, almost_one), candidates)
     assert draw_positives(candidates, torch.ones(1, 3)).tolist()[0] == [False] * 3 + [True]
-
-
-# -- loss --------------------------------------------------------------------------------------
 
 
 def moco_case(case):
@@ -508,9 +495,6 @@ def test_one_query():
     assert [x.item() for x in got] == pytest.approx(list(want), rel=1e-12)
 
 
-# -- in-batch form -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name", ["tsc_cifar_only_targets_anchor", "tsc_cifar_tr3", "tsc_cifar_unbiased"]
 )
@@ -605,9 +589,6 @@ def test_in_batch_in_a_cold_float32_batch(denominator):
     loss.backward()
     assert loss.isfinite()
     assert features.grad.isfinite().all()
-
-
-# -- the method --------------------------------------------------------------------------------
 
 
 @pytest.fixture
