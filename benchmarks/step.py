@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltbench.api import add_plugins
 from ltbench.cell import Cell, prepare
 from ltbench.config import Request, resolve
 from ltbench.data.feed import Renderer, TrainingSet
 from ltbench.method import Progress
+from ltbench.registry import add_plugins
 from ltbench.runner import build_method
 from ltbench.training.devices import FabricCollective, make_fabric, settle
 from ltbench.training.engine import LossWatch

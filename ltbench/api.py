@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltbench.errors import InterruptedRunError
-from ltbench.registry import DATASETS, METHODS, Registry, registers
+from ltbench.registry import DATASETS, METHODS, Registry, add_plugins
 
 if TYPE_CHECKING:
     from ltbench.config import Request
@@ -54,12 +54,6 @@ def describe(name: str) -> dict[str, Any]:
     from ltbench.catalogue import about
 
     return about(name)
-
-
-def add_plugins(files: Iterable[Path]) -> None:
-    """Make plugin files known: each is a method or a data set by what it registers."""
-    for file in files:
-        (DATASETS if registers(Path(file), "DATASETS") else METHODS).add_file(Path(file))
 
 
 def run(

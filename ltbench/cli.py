@@ -13,7 +13,7 @@ import click
 
 from ltbench import api
 from ltbench.errors import LtbenchError, UsageError
-from ltbench.registry import suggest
+from ltbench.registry import add_plugins, suggest
 
 if TYPE_CHECKING:
     from ltbench.config import Request
@@ -105,7 +105,7 @@ def list_command(kind: str, plugins: tuple[Path, ...], as_json: bool) -> None:
     from ltbench import listing
     from ltbench.columns import terminal_width
 
-    api.add_plugins(plugins)
+    add_plugins(plugins)
     rows = listing.rows(kind)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -122,7 +122,7 @@ def describe(name: str, plugins: tuple[Path, ...], as_json: bool) -> None:
     from ltbench import catalogue
     from ltbench.columns import terminal_width
 
-    api.add_plugins(plugins)
+    add_plugins(plugins)
     facts = catalogue.about(name)
     if as_json:
         click.echo(json.dumps(facts, indent=2, default=str))
@@ -197,7 +197,7 @@ def run(
     from ltbench.console import Console
 
     console = Console(log)
-    api.add_plugins(flags["plugins"])
+    add_plugins(flags["plugins"])
     requests = [
         request_of(method, dataset, flags)
         for dataset in parse_names(datasets)
@@ -392,5 +392,5 @@ def plugin_test(name: str, kind: str | None, plugins: tuple[Path, ...]) -> None:
     """Run the conformance suite on a plugin."""
     from ltbench import scaffold
 
-    api.add_plugins(plugins)
+    add_plugins(plugins)
     sys.exit(scaffold.run_suite(name, kind, plugins))

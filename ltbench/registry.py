@@ -364,3 +364,9 @@ def _imported_modules(file: Path, package: str) -> Iterator[str]:
 
 METHODS: Registry[Any] = Registry("method", "ltbench.methods", "ltbench.methods")
 DATASETS: Registry[Any] = Registry("dataset", "ltbench.datasets", "ltbench.datasets")
+
+
+def add_plugins(files: Iterable[Path]) -> None:
+    """Make plugin files known: each is a method or a data set by what it registers."""
+    for file in files:
+        (DATASETS if registers(Path(file), "DATASETS") else METHODS).add_file(Path(file))

@@ -15,7 +15,6 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ltbench import claims, provenance
-from ltbench.api import add_plugins
 from ltbench.cell import Cell, prepare
 from ltbench.config import Request, RunConfig, changes, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
@@ -24,6 +23,7 @@ from ltbench.files import sha256_hex
 from ltbench.method import Method
 from ltbench.models import state_digest
 from ltbench.record import Context, make_record
+from ltbench.registry import add_plugins
 from ltbench.results import RunFolder
 from ltbench.trainer import Surroundings, Trainer
 from ltbench.training.checkpoint import load_checkpoint

@@ -31,8 +31,6 @@ LAYERS = (
     "__init__",
 )
 # Imports that go the wrong way, each with what would mend it.
-EXCEPTIONS = {("runner", "api"): "add_plugins belongs in registry"}
-
 MODULE_LINES, FUNCTION_LINES = 400, 40
 
 # Help and hints show users a command that works; nothing is decided by these texts.
@@ -87,10 +85,7 @@ def test_imports_go_one_way(file):
     for other in sorted(imports(file)):
         assert not other.startswith(("methods", "datasets")), f"{me} imports the plugin {other}"
         upward = layer_of(other) > layer_of(me)
-        if (me, other) in EXCEPTIONS:
-            assert upward, f"{me} -> {other} is in order: take it off EXCEPTIONS"
-        else:
-            assert not upward, f"{me} imports {other}, which lies above it"
+        assert not upward, f"{me} imports {other}, which lies above it"
 
 
 def test_no_cycle_at_import():

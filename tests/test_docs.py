@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from ltbench import cli
-from ltbench.api import add_plugins
 from ltbench.config import resolve
-from ltbench.registry import METHODS
+from ltbench.registry import METHODS, add_plugins
 from ltbench.runner import Place, run
 from ltbench.testing import no_host_sync, tiny_run
 from ltbench.testing.tiny import tiny_request

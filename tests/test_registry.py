@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from ltbench import registry as module
-from ltbench.api import add_plugins
 from ltbench.cell import plugin_digest
 from ltbench.errors import DataMissingError, LtbenchError, UsageError
 from ltbench.registry import (
@@ -21,6 +20,7 @@ from ltbench.registry import (
     METHODS,
     PluginInfo,
     Registry,
+    add_plugins,
     read_info,
     registers,
     source_files,

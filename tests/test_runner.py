@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from ltbench import evaluator, runner
-from ltbench.api import add_plugins
 from ltbench.cell import plugin_digest, prepare
 from ltbench.config import resolve
 from ltbench.data.feed import Part
@@ -28,6 +27,7 @@ from ltbench.files import sha256_hex
 from ltbench.method import Collective
 from ltbench.metrics import evaluate
 from ltbench.models import state_digest
+from ltbench.registry import add_plugins
 from ltbench.results import predictions_digest, run_folders
 from ltbench.runner import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS, Place, build_method, folder_of
 from ltbench.testing import tiny_run

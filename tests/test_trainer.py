@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from ltbench import trainer as trainer_module
-from ltbench.api import add_plugins
 from ltbench.cell import prepare
 from ltbench.config import resolve
 from ltbench.data.feed import Part, Renderer
@@ -21,6 +20,7 @@ from ltbench.data.images import ArrayImages
 from ltbench.dataset import Source, Split
 from ltbench.errors import InterruptedRunError, RunFailedError, UsageError
 from ltbench.method import METHODS, Stage
+from ltbench.registry import add_plugins
 from ltbench.runner import CHECKPOINT, LAST_WEIGHTS
 from ltbench.testing import HostSyncError, interrupted_run, no_host_sync, tiny_run
 from ltbench.testing.tiny import tiny_request, weights

@@ -18,12 +18,11 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from ltbench.api import add_plugins
 from ltbench.cell import Cell, prepare
 from ltbench.config import nested, resolve
 from ltbench.errors import UsageError
 from ltbench.method import Method
-from ltbench.registry import METHODS
+from ltbench.registry import METHODS, add_plugins
 from ltbench.runner import Outcome, build_method
 from ltbench.testing.tiny import interrupted_run, tiny_request, tiny_run, weights
 from ltbench.testing.traps import no_host_sync

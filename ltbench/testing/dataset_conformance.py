@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from ltbench.api import add_plugins
 from ltbench.config import recipe_names
 from ltbench.data.lists import stored_split
 from ltbench.dataset import Dataset, Source
-from ltbench.registry import DATASETS
+from ltbench.registry import DATASETS, add_plugins
 
 
 class DatasetConformance:

@@ -14,12 +14,12 @@ import torch
 from lightning_fabric import Fabric
 
 from ltbench import cli
-from ltbench.api import add_plugins
 from ltbench.cell import prepare
 from ltbench.config import resolve
 from ltbench.errors import InterruptedRunError
 from ltbench.files import write_json
 from ltbench.record import Context
+from ltbench.registry import add_plugins
 from ltbench.runner import Place, folder_of, run_on_device
 from ltbench.testing.tiny import TOY_BLOBS, tiny_request
 from ltbench.workers import on_devices

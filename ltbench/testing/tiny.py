@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ltbench.api import add_plugins
 from ltbench.config import Request
 from ltbench.errors import InterruptedRunError
+from ltbench.registry import add_plugins
 from ltbench.runner import BEST_WEIGHTS, Outcome, Place, run
 
 TOY_BLOBS = Path(__file__).with_name("toy_blobs.py")
