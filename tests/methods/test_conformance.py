@@ -117,7 +117,3 @@ class TestMWNL(MethodConformance):
 
 class TestMWNLNormal(MethodConformance):
     method = "mwnl@isic2017"
-
-
-class TestBalancedSoftmax(MethodConformance):
-    method = "balanced_softmax"

@@ -14,7 +14,6 @@ METHODS = [
     "logit_adjust@posthoc",
     "mwnl",
     "mwnl@isic2017",
-    "balanced_softmax",
 ]
 
 
