@@ -34,6 +34,7 @@ __all__ = [
     "Request",
     "RunConfig",
     "ScheduleConfig",
+    "asked",
     "changes",
     "dataset_config",
     "flat",
@@ -355,15 +356,21 @@ def _refuse_other_names(user: Settings, names: Settings) -> None:
             )
 
 
+def asked(request: Request) -> list[str]:
+    """Dotted names of all settings the user gave, changed or not."""
+    return sorted(flat(_user_layers(request)))
+
+
 def changes(request: Request) -> list[str]:
-    """What the user changed beside the recipe and preset, as `key=value`, for labels of rows."""
-    hidden = {"seed", "protocol", "recipe"}
-    settings = flat(_user_layers(request))
-    return sorted(
-        f"{key}={value}"
-        for key, value in settings.items()
-        if key not in hidden and not key.startswith("machine.")
-    )
+    """What the user's settings changed, as `key=value`, for labels of rows.
+
+    Settings of the data set are left out: tables tell data apart.
+    """
+    config, user = resolve(request), flat(_user_layers(request))
+    data = {key: value for key, value in user.items() if key.startswith("dataset.")}
+    plain = Request(request.method, request.dataset, config.protocol, config.recipe, data)
+    before, after = flat(resolve(plain).hashed()), flat(config.hashed())
+    return sorted(f"{key}={value}" for key, value in after.items() if before.get(key) != value)
 
 
 def _user_layers(request: Request) -> Settings:

@@ -13,10 +13,10 @@ import yaml
 from tqdm import tqdm
 
 from ltbench.cell import Cell, prepare
-from ltbench.config import Request, resolve
+from ltbench.config import Request, asked, resolve
 from ltbench.report.tables import comparison, per_class, to_markdown
 from ltbench.results import RunFolder
-from ltbench.runner import Outcome, Place, asked_settings, folder_of
+from ltbench.runner import Outcome, Place, folder_of
 from ltbench.tensorboard import TensorBoardLog
 
 _LINES_A_STAGE = 10
@@ -115,7 +115,7 @@ class Console:
             config,
             results=place.results,
             data_root=place.data_root,
-            asked=asked_settings(request),
+            asked=asked(request),
         )
         folder = folder_of(cell, place.results)
         click.echo(yaml.safe_dump(cell.config.model_dump(mode="json"), sort_keys=False, width=110))

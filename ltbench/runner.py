@@ -16,7 +16,7 @@ from torch import nn
 
 from ltbench import claims, provenance
 from ltbench.cell import Cell, prepare
-from ltbench.config import Request, RunConfig, changes, rebuild, resolve
+from ltbench.config import Request, RunConfig, asked, changes, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
 from ltbench.errors import InterruptedRunError, RunFailedError
 from ltbench.files import sha256_hex
@@ -76,9 +76,7 @@ def run(request: Request, place: Place) -> Outcome:
     """Run one cell, or say that it is done already."""
     config = resolve(request)
     settle(config)
-    cell = prepare(
-        config, results=place.results, data_root=place.data_root, asked=asked_settings(request)
-    )
+    cell = prepare(config, results=place.results, data_root=place.data_root, asked=asked(request))
     folder = folder_of(cell, place.results)
     if folder.is_done():
         return Outcome(folder, folder.record(), "already done")
@@ -101,11 +99,6 @@ def run(request: Request, place: Place) -> Outcome:
             work = partial(_run_on_one_of, stored, cell.key_parts, folder, quiet, context)
             on_devices(cell.config, partial(work, os.getpid()))
         return Outcome(folder, folder.record(), "ran")
-
-
-def asked_settings(request: Request) -> list[str]:
-    """Dotted names of the settings a user gave."""
-    return [text.partition("=")[0] for text in changes(request)]
 
 
 def folder_of(cell: Cell, results: Path) -> RunFolder:
@@ -285,8 +278,8 @@ def _resume_state(folder: RunFolder, resume: str, is_global_zero: bool) -> State
 
 
 def _label(request: Request, config: RunConfig) -> str:
-    changed = [text for text in changes(request) if text.startswith(("method.", "sampler"))]
-    return " ".join([config.method_label, *changed])
+    """The row's name: method, preset and what was changed."""
+    return " ".join([config.method_label, *changes(request)])
 
 
 def _mixed(seed: int, purpose: str) -> int:
