@@ -281,7 +281,7 @@ def test_tables(bench: Bench, results: Path, tmp_path: Path) -> None:
     rows = list(
         csv.reader(io.StringIO(bench("table", "--results", results, "--format", "csv").out))
     )
-    assert any("ce" in row for row in rows)
+    assert any("ce epochs=1" in row for row in rows)
     file = tmp_path / "table.md"
     assert bench("table", "--results", results, "--out", file).out == f"Wrote {file}\n"
     assert file.read_text() == markdown.out
