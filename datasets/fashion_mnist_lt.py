@@ -131,19 +131,21 @@ class FashionMnistLT(Dataset):
             FashionMNIST(str(root), download=True)
         except (OSError, RuntimeError) as error:
             raise DataMissingError(
-                f"The download into {root} failed: {error}.\n{self._ways()}"
+                f"The download into {root} failed: {str(error).strip()}\n{self._ways()}"
             ) from error
         for name in MD5:
             self._read(name)
 
     def _folders(self) -> list[Path]:
-        roots = [root for root in (self.data_root, default_folder()) if root is not None]
-        return [root / below for root in roots for below in BELOW] + [DEBIAN_FOLDER]
+        # A folder that was named is the only one: other files in its place would be a surprise.
+        if self.data_root is not None:
+            return [self.data_root / below for below in BELOW]
+        return [*(default_folder() / below for below in BELOW), DEBIAN_FOLDER]
 
     def _ways(self) -> str:
         return (
             f"Expected the files {', '.join(MD5)}, each as it is or with .gz. Three ways:\n"
-            f"1. {FETCH}\n"
+            f"1. {FETCH}{f' --data-root {self.data_root}' if self.data_root else ''}\n"
             "2. on Debian and Ubuntu: apt-get install dataset-fashion-mnist\n"
             "3. by hand from github.com/zalandoresearch/fashion-mnist into "
             f"{self.data_root or default_folder()}"

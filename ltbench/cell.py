@@ -152,10 +152,10 @@ def prepare(
 
 def pixel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of a part's pixels by channel, on the scale 0..1, from exact integer sums."""
-    channels = part.images.shape[0]
+    channels = part.pictures(part.positions[:1]).shape[1]
     total, squares, count = np.zeros(channels), np.zeros(channels), 0
     for start in range(0, len(part), 1024):
-        pixels = part.images.take(part.positions[start : start + 1024]).numpy().astype(np.int64)
+        pixels = part.pictures(part.positions[start : start + 1024]).numpy().astype(np.int64)
         total += pixels.sum(axis=(0, 2, 3))
         squares += (pixels**2).sum(axis=(0, 2, 3))
         count += pixels.shape[0] * pixels.shape[2] * pixels.shape[3]

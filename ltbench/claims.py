@@ -14,24 +14,21 @@ by a heartbeat, has stood still while we watched. Clocks of two machines are nev
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 import os
 import random
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from ltbench.errors import LtbenchError, RunFailedError
 from ltbench.files import canonical_json, read_stamped, storage_errors, sync_folder
+from ltbench.owner import Owner
 from ltbench.results import run_folders
 
 HEARTBEAT_S: Final = 15.0
@@ -51,70 +48,24 @@ Done = Callable[[], bool]
 
 
 @dataclass(frozen=True)
-class _Owner:
-    """Who made a claim. `boot`, `namespace` and `started` are None where the system hides them."""
-
-    host: str
-    boot: str | None
-    namespace: str | None
-    pid: int
-    started: str | None
-    token: str
-    since: str
-
-    @classmethod
-    def here(cls) -> _Owner:
-        process = _process(os.getpid())
-        return cls(
-            *_machine(),
-            pid=os.getpid(),
-            started=process[1] if process else None,
-            token=os.urandom(16).hex(),
-            since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        )
-
-    @classmethod
-    def read(cls, data: bytes) -> _Owner | None:
-        """None for an empty or damaged claim: its maker fell between creating and writing it."""
-        try:
-            owner = cls(**json.loads(data))
-            return owner if 0 < owner.pid < 2**31 else None
-        except (ValueError, TypeError):
-            return None
-
-    def is_alive(self) -> bool | None:
-        """What the process table says; None where it cannot say."""
-        # Without a boot id, two machines or containers of one name could not be told apart.
-        if self.boot is None or (self.host, self.boot, self.namespace) != _machine():
-            return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # it lives, and is another user's
-        process = _process(self.pid)
-        if process is None or self.started is None:
-            return None
-        state, started = process
-        # A zombie has ended and only waits for its parent; another start time is a reused number.
-        return state not in "ZX" and started == self.started
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
-
-
-@dataclass(frozen=True)
 class _Look:
     """What one look at a folder found: its highest generation and who owns it."""
 
     state: State
     generation: int = 0
-    owner: _Owner | None = None
+    owner: Owner | None = None
 
     @property
     def description(self) -> str:
         return str(self.owner or f"a process that has not written {_name(self.generation)} whole")
+
+
+class Ticket(NamedTuple):
+    """The proof of a claim, to hand to processes that work for its owner."""
+
+    folder: Path
+    generation: int
+    token: str
 
 
 class Claim:
@@ -141,8 +92,13 @@ class Claim:
         self._heart = threading.Thread(target=self._beat, name=f"claim {folder}", daemon=True)
         self._heart.start()
 
+    @property
+    def ticket(self) -> Ticket:
+        """What another process needs to `check` this claim; picklable."""
+        return Ticket(self.folder, self.generation, self._token)
+
     def check(self) -> None:
-        """Look whether the claim still holds. Also right in children of the owner (DDP ranks).
+        """Look whether the claim still holds.
 
         Raises:
             RunFailedError: it does not, or the folder cannot be read; write nothing more.
@@ -151,11 +107,7 @@ class Claim:
             held = not self.lost and not self._released.is_set() and self._holds()
         if not held:
             self.lost = True
-            raise RunFailedError(
-                f"The claim on {self.folder} was lost: expected to own {self.path.name}, but "
-                "another process took this one for dead, or the folder was cleaned. This process "
-                "stops before it writes; what it had written is kept. See `bench.py status`."
-            )
+            raise _lost(self.ticket)
 
     def release(self) -> None:
         """Give the folder free. Does nothing the second time, or in a child of the owner."""
@@ -310,7 +262,7 @@ def _look(folder: Path, dead_after_s: float) -> _Look:
     if found is None:
         # Not released yet gone: overtaken or released since we listed, and the next look tells.
         return _Look("free" if released else "held", generation)
-    owner = _Owner.read(found[0])
+    owner = Owner.read(found[0])
     alive = owner.is_alive() if owner else None
     if alive is None:
         alive = _still_s(path, found, dead_after_s / 4) < dead_after_s
@@ -319,7 +271,7 @@ def _look(folder: Path, dead_after_s: float) -> _Look:
 
 def _make(folder: Path, generation: int, heartbeat_s: float, done: Done | None) -> Claim | None:
     """Try to own `generation`; None where another process owns it or a higher one."""
-    owner = _Owner.here()
+    owner = Owner.here()
     path = folder / _name(generation)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -346,12 +298,32 @@ def _make(folder: Path, generation: int, heartbeat_s: float, done: Done | None) 
     return Claim(folder, generation, owner.token, heartbeat_s=heartbeat_s, done=done)
 
 
+def check(ticket: Ticket) -> None:
+    """`Claim.check` in a process that works for the claim's owner.
+
+    Raises:
+        RunFailedError: the claim does not hold any more; write nothing more.
+    """
+    with storage_errors(ticket.folder):
+        held = _owns(ticket.folder, ticket.generation, ticket.token)
+    if not held:
+        raise _lost(ticket)
+
+
+def _lost(ticket: Ticket) -> RunFailedError:
+    return RunFailedError(
+        f"The claim on {ticket.folder} was lost: expected to own {_name(ticket.generation)}, but "
+        "another process took this one for dead, or the folder was cleaned. This process stops "
+        "before it writes; what it had written is kept. See `bench.py status`."
+    )
+
+
 def _owns(folder: Path, generation: int, token: str) -> bool:
     generations = _generations(folder)
     if not generations or generations[-1][:2] != (generation, False):
         return False
     found = read_stamped(folder / _name(generation))
-    owner = _Owner.read(found[0]) if found else None
+    owner = Owner.read(found[0]) if found else None
     return owner is not None and owner.token == token
 
 
@@ -374,26 +346,3 @@ def _remove_below(folder: Path, generation: int) -> None:
         for number, _, name in _generations(folder):
             if number < generation:
                 (folder / name).unlink(missing_ok=True)
-
-
-@functools.cache
-def _machine() -> tuple[str, str | None, str | None]:
-    """Host, boot and process namespace: processes of which we see the true numbers share all."""
-    boot = namespace = None
-    with suppress(OSError):
-        # Else this /proc numbers processes otherwise than we do, and tells nothing.
-        if os.readlink("/proc/self") == str(os.getpid()):
-            namespace = os.readlink("/proc/self/ns/pid")
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    return socket.gethostname(), boot, namespace
-
-
-def _process(pid: int) -> tuple[str, str] | None:
-    """State and start time (in ticks since boot) of a process; None where they cannot be read."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # The command's name, in brackets, may hold spaces and brackets of its own.
-    fields = stat[stat.rindex(b")") + 1 :].decode("ascii").split()
-    return fields[0], fields[19]

@@ -13,7 +13,8 @@ import click
 
 from ltbench import api
 from ltbench.errors import LtbenchError, UsageError
-from ltbench.registry import add_plugins, suggest
+from ltbench.registry import add_plugins, import_plugins, suggest
+from ltbench.settings import parse_names, parse_seeds
 
 if TYPE_CHECKING:
     from ltbench.config import Request
@@ -197,7 +198,7 @@ def run(
     from ltbench.console import Console
 
     console = Console(log)
-    add_plugins(flags["plugins"])
+    import_plugins(flags["plugins"])
     requests = [
         request_of(method, dataset, flags)
         for dataset in parse_names(datasets)
@@ -254,31 +255,6 @@ def request_of(method: str, dataset: str, flags: dict[str, Any]) -> Request:
     )
 
 
-def parse_names(text: str) -> list[str]:
-    """Names separated by commas."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UsageError("Expected a name, or several with commas between them; got none.")
-    return names
-
-
-def parse_seeds(seeds: str | None, seed: int | None) -> list[int]:
-    """`0-4` or `0,2,5` to numbers."""
-    if seeds is not None and seed is not None:
-        raise UsageError("Give --seed or --seeds, not both.")
-    if seeds is None:
-        return [seed or 0]
-    found: list[int] = []
-    for part in seeds.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}'.")
-        found += range(int(first), int(last if dash else first) + 1)
-    if not found:
-        raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}', which names no seed.")
-    return list(dict.fromkeys(found))
-
-
 @cli.command()
 @click.option("--method", "methods", help="Only these; commas between them.")
 @click.option("--dataset", help="Only this one.")
@@ -307,8 +283,10 @@ def table(
     if out is None:
         click.echo(text, nl=False)
         return
-    from ltbench.files import write_text
+    from ltbench.files import storage_errors, write_text
 
+    with storage_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
     click.echo(f"Wrote {out}")
 

@@ -369,7 +369,11 @@ def changes(request: Request) -> list[str]:
     config, user = resolve(request), flat(_user_layers(request))
     data = {key: value for key, value in user.items() if key.startswith("dataset.")}
     plain = Request(request.method, request.dataset, config.protocol, config.recipe, data)
-    before, after = flat(resolve(plain).hashed()), flat(config.hashed())
+    try:
+        before = flat(resolve(plain).hashed())
+    except UsageError:  # a recipe that leaves settings to the user: then all of the user's count
+        before = {key: value for key, value in flat(config.hashed()).items() if key not in user}
+    after = flat(config.hashed())
     return sorted(f"{key}={value}" for key, value in after.items() if before.get(key) != value)
 
 

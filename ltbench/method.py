@@ -372,7 +372,12 @@ class Method(nn.Module):
         """
 
     def on_fit_end(self, validation: Predictions | None) -> None:
-        """Called with the selected weights in place; validation is predicted again afterwards."""
+        """Called with the selected weights in place; validation is predicted again afterwards.
+
+        Args:
+            validation: predictions of what feeds back to training; None for methods whose
+                `uses_validation` is False, as in `on_epoch_end`.
+        """
 
     def logits(self, images: Tensor) -> Tensor:
         """What `per_sample_loss` is given: (B, C) of images (B, channels, height, width)."""

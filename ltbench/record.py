@@ -8,6 +8,7 @@ from typing import Any
 
 from ltbench import provenance
 from ltbench.cell import Cell
+from ltbench.data.feed import Part
 from ltbench.files import sha256_hex
 from ltbench.metrics import evaluate
 from ltbench.predictions import Predictions
@@ -35,7 +36,10 @@ def make_record(
     weights_digest: str,
 ) -> dict[str, Any]:
     """Everything a table needs, and everything needed to trace and repeat the number."""
-    config, counts = cell.config, cell.training.class_counts
+    # Of the whole training split, also where a part of it was carved for feedback: head, medium and
+    # tail are the same classes for every row of a table.
+    counts = Part.of(cell.source, cell.split.train).class_counts
+    config = cell.config
     parts = {"val": val, "test": test}
     digests = {name: predictions_digest(part) for name, part in parts.items() if part is not None}
     digests["weights"] = weights_digest

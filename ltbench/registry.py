@@ -369,4 +369,15 @@ DATASETS: Registry[Any] = Registry("dataset", "ltbench.datasets", "ltbench.datas
 def add_plugins(files: Iterable[Path]) -> None:
     """Make plugin files known: each is a method or a data set by what it registers."""
     for file in files:
-        (DATASETS if registers(Path(file), "DATASETS") else METHODS).add_file(Path(file))
+        _registry_of(file).add_file(Path(file))
+
+
+def import_plugins(files: Iterable[Path]) -> None:
+    """`add_plugins`, and import them: a broken file is named although nothing else asks for it."""
+    for file in files:
+        registry = _registry_of(file)
+        _ = registry[registry.add_file(Path(file))]
+
+
+def _registry_of(file: Path) -> Registry[Any]:
+    return DATASETS if registers(Path(file), "DATASETS") else METHODS

@@ -92,12 +92,13 @@ class RunFolder:
         with storage_errors(self.path):
             probe.unlink()
 
-    def is_done(self) -> bool:
-        """Whether the record is there and whole.
+    def clear_leftovers(self) -> None:
+        """Remove unfinished files that a killed process left; only the claim's owner may."""
+        for leftover in (*self.path.glob(".*.tmp"), *self.path.glob(".probe-*")):
+            leftover.unlink(missing_ok=True)
 
-        A damaged record does not count. It is renamed to `record.json.damaged-<n>`, never deleted,
-        with a warning in the log.
-        """
+    def is_done(self) -> bool:
+        """Whether the record is whole. A damaged one is renamed, never deleted, with a warning."""
         try:
             self.record()
         except DataMissingError:

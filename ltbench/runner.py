@@ -80,6 +80,7 @@ def run(request: Request, place: Place) -> Outcome:
     folder = folder_of(cell, place.results)
     if folder.is_done():
         return Outcome(folder, folder.record(), "already done")
+    context = Context(label=_label(request, cell.config), command=place.command)
     folder.create()
     claim = claims.acquire(folder.path, wait=True, on_wait=place.on_wait, done=folder.is_done)
     if claim is None:
@@ -87,7 +88,7 @@ def run(request: Request, place: Place) -> Outcome:
     with claim:
         if folder.is_done():
             return Outcome(folder, folder.record(), "already done")
-        context = Context(label=_label(request, cell.config), command=place.command)
+        folder.clear_leftovers()
         if place.on_start is not None:
             goes_on = place.resume == "auto" and (folder.path / CHECKPOINT).exists()
             place.on_start(cell, folder, goes_on)
@@ -97,7 +98,7 @@ def run(request: Request, place: Place) -> Outcome:
             quiet = Place(place.results, place.data_root, place.resume, place.plugins)
             stored = cell.config.model_dump(mode="json")
             work = partial(_run_on_one_of, stored, cell.key_parts, folder, quiet, context)
-            on_devices(cell.config, partial(work, os.getpid()))
+            on_devices(cell.config, partial(work, os.getpid(), claim.ticket))
         return Outcome(folder, folder.record(), "ran")
 
 
@@ -168,6 +169,7 @@ def _run_on_one_of(
     place: Place,
     context: Context,
     parent: int,
+    ticket: claims.Ticket,
     fabric: Fabric,
 ) -> None:
     """One device's process: build the same cell again and run it."""
@@ -181,11 +183,12 @@ def _run_on_one_of(
             f"{', '.join(changed)} changed while the run started: a plugin or the data were edited "
             "at this moment. Run the same command again."
         )
-    run_on_device(fabric, cell, folder, place, context, partial(_parent_lives, parent))
+    run_on_device(fabric, cell, folder, place, context, partial(_still_ours, parent, ticket))
 
 
-def _parent_lives(parent: int) -> None:
+def _still_ours(parent: int, ticket: claims.Ticket) -> None:
     """The claim is the parent's: without it another process may be at work in the folder."""
+    claims.check(ticket)
     if os.getppid() != parent:
         raise RunFailedError(
             "The process that started this worker is gone, and with it the claim on the run's "
@@ -221,7 +224,7 @@ def _trainer(
     if cell.feedback is not None and cell.config.feedback_split == "inner":
         feedback = renderer(cell.feedback)
     training = TrainingSet(renderer(cell.training), cell.config.eval_batch_size)
-    around = Surroundings(folder.path / CHECKPOINT, on_epoch, stop_signal)
+    around = Surroundings(folder.path / CHECKPOINT, on_epoch, stop_signal, still_mine)
     return Trainer(fabric, method, training, validation, feedback, cell.config, around), resume
 
 
@@ -249,8 +252,8 @@ def _finish(
     started: float,
 ) -> None:
     """Last word of the method, validation again, then the test split for the first time."""
-    method, validation = trainer.method, trainer.validation
-    method.on_fit_end(None if validation is None else trainer.predict(validation))
+    method, validation, feedback = trainer.method, trainer.validation, trainer.feedback
+    method.on_fit_end(None if feedback is None else trainer.predict(feedback))
     val = None if validation is None else trainer.predict(validation)
     test = trainer.predict(renderer(Part.of(cell.source, cell.split.test)))
     if not trainer.fabric.is_global_zero:

@@ -13,6 +13,9 @@ from ltbench.errors import UsageError
 Settings = dict[str, Any]
 
 
+MOST_SEEDS = 1000
+
+
 def read_settings(file: Path) -> Settings:
     """A YAML file of settings, nested or dotted."""
     try:
@@ -78,3 +81,31 @@ def merge(below: Settings, above: Mapping[str, Any]) -> None:
             merge(below[key], value)
         else:
             below[key] = nested(value) if isinstance(value, Mapping) else value
+
+
+def parse_names(text: str) -> list[str]:
+    """Names separated by commas."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("Expected a name, or several with commas between them; got none.")
+    return names
+
+
+def parse_seeds(seeds: str | None, seed: int | None) -> list[int]:
+    """`0-4` or `0,2,5` to numbers."""
+    if seeds is not None and seed is not None:
+        raise UsageError("Give --seed or --seeds, not both.")
+    if seeds is None:
+        return [seed or 0]
+    found: list[int] = []
+    for part in seeds.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}'.")
+        wanted = range(int(first), int(last if dash else first) + 1)
+        if len(wanted) > MOST_SEEDS:
+            raise UsageError(f"--seeds {part} names {len(wanted)} seeds; at most {MOST_SEEDS}.")
+        found += wanted
+    if not found:
+        raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}', which names no seed.")
+    return list(dict.fromkeys(found))

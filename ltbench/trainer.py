@@ -40,11 +40,13 @@ class Surroundings:
         checkpoint: where the whole state goes.
         on_epoch: takes the row of each finished epoch (first device only).
         stop_signal: the number of a signal that asks to stop, or None.
+        still_mine: raises where another process has taken the run over; asked before each save.
     """
 
     checkpoint: Path
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda row: None
     stop_signal: Callable[[], int | None] = lambda: None
+    still_mine: Callable[[], None] = lambda: None
 
 
 class Trainer:
@@ -178,8 +180,8 @@ class Trainer:
             return
         stop = self.around.stop_signal()
         if self.collective.any(self._save_is_due() or stop is not None):
-            self._tick(training=True)
             self._check_finite(run, progress, watch)
+            self._tick(training=True)
             self._save(run, progress.epoch, step, watch)
             self._stop_if_asked(stop, run, progress.epoch, step)
             self._tick(training=False)
@@ -261,6 +263,7 @@ class Trainer:
         mine = device_state(self.fabric.device, watch)
         devices = self.collective.gather_object(mine)
         if self.fabric.is_global_zero:
+            self.around.still_mine()
             state = take(
                 run, self.method, self.log, self._best, epoch=epoch, step=step, devices=devices
             )

@@ -274,7 +274,7 @@ class ECL(Method):
     Source: Algorithm 1; models/ecl.py, train.py. The algorithm prints the proxies' update inside
         the loop over batches; the paper's text and the code have it after the epoch.
     Departures: see `departures`, each explained at the function that makes it. The scheduler steps
-        after the epoch; before it, as in the code, with preset `authors`.
+        after the epoch; before it, as in the code, with presets `authors`.
     """
 
     class Config(MethodConfig):
@@ -313,10 +313,10 @@ class ECL(Method):
         "stage_three_start": FloatDistribution(0.4, 0.8),
     }
     presets: ClassVar = {
-        "paper": Preset("losses as the paper prints them", _PAPER),
-        "paper_views": Preset("paper, and its views at 224 pixels", _PAPER | _PAPER_VIEWS),
-        "authors": Preset("the authors' code: F1, raw inputs, early scheduler", _AUTHORS),
-        "authors_views": Preset("authors, and its views at 224 pixels", _AUTHORS | _AUTHORS_VIEWS),
+        "paper": Preset("as the paper prints it, views at 224 pixels", _PAPER | _PAPER_VIEWS),
+        "paper_losses": Preset("paper, with the recipe's views: for other sizes", _PAPER),
+        "authors": Preset("as the authors' code, views at 224 pixels", _AUTHORS | _AUTHORS_VIEWS),
+        "authors_losses": Preset("authors, with the recipe's views: for other sizes", _AUTHORS),
     }
     ablations: ClassVar = {
         "classifier_ce": Preset("classifier, CE", _CLASSIFIER | {"method.classifier_loss": "ce"}),
@@ -333,6 +333,9 @@ class ECL(Method):
         "anchors without a positive are left out; the code's 0/0 makes the loss NaN",
         "the log-sum-exp's maximum leaves out self; the code underflows at small temperatures",
         "with denominator=paper, n_c - 1 is floored at 1",
+        "before the first report all F1 are 1; the paper leaves the first epoch of stage 3 open",
+        "the epoch best on validation is reported, as in the paper; the code also tests late ones",
+        "test batches of any size: inference does not depend on it; the code takes single images",
     )
 
     @classmethod
@@ -410,11 +413,13 @@ class ECL(Method):
             self.task.collective.gather,
         )
         loss = self.config.classifier_weight * bwce
+        floored = (self.validation_f1 < self.config.f1_floor).sum().float()
+        logged = {"bwce": bwce.detach(), "classes_at_f1_floor": floored}
         if not self.config.contrastive:
-            return {"loss": loss, "bwce": bwce.detach()}
+            return {"loss": loss, **logged}
         bhp = self._contrast(features, self.backbone(batch.views[1]), batch.targets)
         loss = loss + self.config.contrastive_weight * bhp
-        return {"loss": loss, "bhp": bhp.detach(), "bwce": bwce.detach()}
+        return {"loss": loss, "bhp": bhp.detach(), **logged}
 
     def on_epoch_end(self, progress: Progress, report: ClassReport | None) -> None:
         """Keep the F1 that weighs the classes of the next epoch."""

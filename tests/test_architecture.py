@@ -20,7 +20,7 @@ PLUGINS = {
 # a package's modules.
 LAYERS = (
     "errors functional predictions columns",
-    "files registry settings explain provenance tensorboard recipes recipes.*",
+    "files owner registry settings explain provenance tensorboard recipes recipes.*",
     "method dataset data data.* models metrics results",
     "composition config claims",
     "training training.* evaluator",

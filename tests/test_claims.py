@@ -19,12 +19,13 @@ import pytest
 from ltbench import claims
 from ltbench.claims import Claim, acquire, dead_claims, holder
 from ltbench.errors import RunFailedError, UsageError
+from ltbench.owner import Owner, machine
 from ltbench.results import RunFolder
 
 QUICK: dict[str, Any] = {"poll_s": 0.02, "heartbeat_s": 0.05, "dead_after_s": 0.2}
 
 needs_proc = pytest.mark.skipif(
-    claims._machine()[1] is None, reason="processes are told apart through Linux's /proc"
+    machine()[1] is None, reason="processes are told apart through Linux's /proc"
 )
 
 # Takes the claim, says so, and then does what it was told.
@@ -83,7 +84,7 @@ def _take(folder: Path, **settings: Any) -> Claim:
 def _claim_by_hand(folder: Path, generation: int = 1, **changes: Any) -> Path:
     """A claim as another process would have made it."""
     folder.mkdir(parents=True, exist_ok=True)
-    owner = dataclasses.asdict(claims._Owner.here())
+    owner = dataclasses.asdict(Owner.here())
     path = folder / f"claim-{generation:06d}.json"
     path.write_text(json.dumps({**owner, **changes}))
     return path

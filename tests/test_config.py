@@ -70,7 +70,7 @@ def test_layers_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(METHODS["ecl"], "defaults", {"method.embedding_dim": 32, "epochs": 7})
     assert resolve(request).method.embedding_dim == 32
     assert resolve(request).epochs == 7
-    request = replace(request, method="ecl@paper")
+    request = replace(request, method="ecl@paper_losses")
     assert resolve(request).method.temperature == 0.01
     request = replace(request, tuned_file=tuned)
     assert resolve(request).method.temperature == 0.3
@@ -307,7 +307,7 @@ def test_settings_of_a_data_set_alone() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["digits_lt", "fashion_mnist_lt"])
-@pytest.mark.parametrize("method", ["ce", "ecl", "ecl@paper_views", "ce@cutmix"])
+@pytest.mark.parametrize("method", ["ce", "ecl", "ecl@paper", "ce@cutmix"])
 def test_stored_and_rebuilt_is_the_same(method: str, dataset: str) -> None:
     for recipe in recipe_names():
         config = resolve(Request(method, dataset, recipe=recipe, settings={"seed": 2**62 + 1}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,9 +27,13 @@ def stream_word(stage: int, stream: int, purpose: int) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a split: which images of the source, with all that scoring needs."""
+    """One part of a split: which images of the source, with all that scoring needs.
 
-    images: Images
+    Attributes:
+        images: those of the whole source; None once the part's own pictures are on the device.
+    """
+
+    images: Images | None
     positions: np.ndarray
     ids: np.ndarray
     targets: np.ndarray
@@ -50,6 +54,12 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def pictures(self, positions: np.ndarray) -> Tensor:
+        """Pictures at positions of the source, uint8 (n, channels, height, width)."""
+        if self.images is None:
+            raise UsageError("This part has handed its pictures on; read them from its renderer.")
+        return self.images.take(positions)
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -77,11 +87,12 @@ class Renderer:
         channels_last: bool = False,
         seed: int = 0,
     ) -> None:
-        self.part = part
+        # The source's images hold validation and test pictures too: they go no further than here.
+        self.part = replace(part, images=None)
         self.views = views
         self.seed = seed
         self.device = device
-        self._pictures = part.images.take(part.positions).to(device)
+        self._pictures = part.pictures(part.positions).to(device)
         self._targets = torch.as_tensor(part.targets, dtype=torch.int64, device=device)
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)

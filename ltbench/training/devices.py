@@ -68,6 +68,8 @@ def make_fabric(config: RunConfig) -> Fabric:
 def settle(config: RunConfig) -> None:
     """Fix threads and kernels in this process, so that the same run gives the same bits."""
     torch.set_num_threads(resolved_threads(config.machine))
+    torch.backends.cudnn.allow_tf32 = False  # precision 32 means float32, also in convolutions
+    torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 

@@ -84,7 +84,7 @@ def test_is_registered_with_all_it_says_of_itself():
 )
 def test_finds_the_files(world, place, packed):
     put(world / place, packed=packed)
-    source = dataset(world / "root").load()
+    source = dataset(world / "root" if place.startswith("root") else None).load()
     assert len(source.images) == 150
     assert source.images.shape == (1, 4, 3)
     assert source.ids[[0, 119, 120, 149]].tolist() == [
@@ -97,7 +97,7 @@ def test_finds_the_files(world, place, packed):
     assert source.images.take(np.array([120])).flatten().tolist() == first.tolist()
 
 
-def test_the_data_root_goes_before_the_other_folders(world):
+def test_a_named_data_root_is_the_only_place(world):
     put(world / "root")
     put(world / "debian")
     for file in (world / "debian").iterdir():
@@ -105,6 +105,8 @@ def test_the_data_root_goes_before_the_other_folders(world):
     dataset(world / "root").load()
     with pytest.raises(VerificationError, match="debian"):
         dataset().load()
+    with pytest.raises(DataMissingError, match="elsewhere"):
+        dataset(world / "elsewhere").load()
 
 
 def test_default_folder_without_the_variable(monkeypatch):
@@ -119,7 +121,7 @@ def test_missing_files_name_the_folder_and_the_ways(world):
     for name in MD5:
         assert name in message
     assert f"into {world / 'root'}" in message
-    assert str(world / "default") in message
+    assert str(world / "default") not in message  # a folder that was named is the only one
     assert "python bench.py data fetch fashion_mnist_lt" in message
     assert "apt-get install dataset-fashion-mnist" in message
 

@@ -16,11 +16,11 @@ class TestECL(MethodConformance):
 
 
 class TestECLPaper(MethodConformance):
-    method = "ecl@paper"
+    method = "ecl@paper_losses"
 
 
 class TestECLAuthors(MethodConformance):
-    method = "ecl@authors"
+    method = "ecl@authors_losses"
 
 
 def test_every_method_is_covered():

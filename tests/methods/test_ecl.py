@@ -538,7 +538,9 @@ def test_step_reaches_all_parameters_without_a_sync(make_ecl, make_batch, settin
     with NoSync():
         outputs = method.training_step(batch, progress(epoch))
         outputs["loss"].backward()
-    expected = {"loss", "bwce"} | ({"bhp"} if method.config.contrastive else set())
+    expected = {"loss", "bwce", "classes_at_f1_floor"} | (
+        {"bhp"} if method.config.contrastive else set()
+    )
     assert set(outputs) == expected
     assert all(value.ndim == 0 for value in outputs.values())
     for name, parameter in method.named_parameters():
