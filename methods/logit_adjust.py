@@ -93,7 +93,7 @@ class LogitAdjust(Method):
         form=posthoc:  train on -log softmax(x_i)[y_i],     predict with x_i - a
 
     a_c = log(pi_c^tau + floor), pi the class frequencies of the training split. tau = 0 is
-    cross-entropy; form=loss at tau = 1 is balanced softmax but for the floor. Which form
+    cross-entropy; form=loss at tau = 1 is `balanced_softmax` but for the floor. Which form
     published tables mean is often not said: the authors' code defaults to post-hoc.
 
     Inference logits: the head's output for form=loss, the shifted one for form=posthoc. The shift

@@ -117,3 +117,7 @@ class TestMWNL(MethodConformance):
 
 class TestMWNLNormal(MethodConformance):
     method = "mwnl@isic2017"
+
+
+class TestBalancedSoftmax(MethodConformance):
+    method = "balanced_softmax"

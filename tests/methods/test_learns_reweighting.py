@@ -14,6 +14,7 @@ METHODS = [
     "logit_adjust@posthoc",
     "mwnl",
     "mwnl@isic2017",
+    "balanced_softmax",
 ]
 
 
