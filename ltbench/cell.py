@@ -24,6 +24,7 @@ from ltbench.method import Collective, Method, Task
 from ltbench.models import BackboneFactory
 from ltbench.registry import DATASETS, METHODS, source_files, suggest
 from ltbench.training.devices import device_kind, resolved_precision, resolved_threads
+from ltbench.warm_start import WarmStart, check_start, find_start
 
 KEY_LENGTH = 16
 
@@ -42,6 +43,7 @@ class Cell:
     Attributes:
         training, validation: parts of the split; the test part is made only after training.
         feedback: what `ClassReport` is computed from, for methods that use validation.
+        start: the run whose weights this one starts from.
         key_parts: everything that decides the result but the seed, JSON-able.
         key: the first digits of its SHA-256; names the folder.
     """
@@ -54,6 +56,7 @@ class Cell:
     validation: Part | None
     feedback: Part | None
     factory: BackboneFactory
+    start: WarmStart | None
     key_parts: dict[str, Any]
     key: str
 
@@ -133,7 +136,8 @@ def prepare(
     method: type[Method] = METHODS[config.method_name]
     train, feedback = _feedback(config, method, source, split)
     factory = BackboneFactory(config.backbone, source.images.shape[0], config.weights)
-    key_parts = _key_parts(config, dataset, method, source, split_digest, factory)
+    start = _warm_start(config, results, split_digest, factory)
+    key_parts = _key_parts(config, dataset, method, source, split_digest, factory, start)
     cell = Cell(
         config=config,
         source=source,
@@ -143,6 +147,7 @@ def prepare(
         validation=None if split.val is None else Part.of(source, split.val),
         feedback=None if feedback is None else Part.of(source, feedback),
         factory=factory,
+        start=start,
         key_parts=key_parts,
         key=sha256_hex(canonical_json(key_parts).encode())[:KEY_LENGTH],
     )
@@ -202,6 +207,18 @@ def _feedback(
     return carve(source, split.train, config.feedback_fraction, config.split_seed)
 
 
+def _warm_start(
+    config: RunConfig, results: Path, split_digest: str, factory: BackboneFactory
+) -> WarmStart | None:
+    """The run to start from; its backbone becomes what the factory makes."""
+    if config.init_from is None:
+        return None
+    start = find_start(config.init_from, results, seed=config.seed)
+    check_start(start, dataset=config.dataset_name, split_digest=split_digest)
+    factory.start_from(start.backbone(), f"init_from: the backbone of {start.folder.name}")
+    return start
+
+
 def _key_parts(
     config: RunConfig,
     dataset: Any,
@@ -209,10 +226,16 @@ def _key_parts(
     source: Source,
     split_digest: str,
     factory: BackboneFactory,
+    start: WarmStart | None,
 ) -> dict[str, Any]:
     plugins: dict[str, Any] = {"method": method, "dataset": type(dataset)}
+    settings = config.hashed()
+    # What is in a file and what a run learned count, not what they are called here.
+    settings["init_from"] = None if start is None else start.digest
+    if factory.from_file:
+        settings["weights"] = "file"
     return {
-        "config": config.hashed(),
+        "config": settings,
         "split_digest": split_digest,
         "image_digest": source.images.digest(),
         **{f"{kind}_digest": plugin_digest(plugin) for kind, plugin in plugins.items()},

@@ -117,6 +117,9 @@ class MachineConfig(_Frozen):
     checkpoint_every_s: float = Field(
         default=60.0, ge=0, description="seconds between checkpoints; 0 saves after each step"
     )
+    keep_stages: bool = Field(
+        default=True, description="keep the ends of first stages for runs that share them"
+    )
 
 
 def _text_of_number(value: Any) -> Any:
@@ -146,6 +149,11 @@ class RunConfig(_Frozen):
     weights: str = Field(
         default="none",
         description="'none' (random), a timm tag such as resnet50.tv_in1k, or a file",
+    )
+    init_from: str | None = Field(
+        default=None,
+        description="a finished run this one starts from: its folder, <key>/seed-<n>, or <key> for "
+        "the run with this run's seed",
     )
     precision: Annotated[Literal["32", "bf16", "auto"], BeforeValidator(_text_of_number)] = Field(
         default="32", description="bf16 is autocast; auto is bf16 on CUDA and 32 elsewhere"

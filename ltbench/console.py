@@ -40,7 +40,7 @@ class Console:
         """One line."""
         click.echo(text)
 
-    def start(self, cell: Cell, folder: RunFolder, goes_on: bool) -> None:
+    def start(self, cell: Cell, folder: RunFolder, goes_on: str) -> None:
         """Before training: what runs, on what, where it goes."""
         config, counts = cell.config, cell.training.class_counts
         sizes = [f"train {len(cell.training)}"]
@@ -56,8 +56,7 @@ class Console:
             f"{max(counts) / min(counts):.1f} ({max(counts)} to {min(counts)})\n"
             f"  {config.backbone}, weights {config.weights}, {parts['device']} x "
             f"{parts['num_devices']}, precision {parts['precision']}, threads {parts['threads']}\n"
-            f"  folder: {folder.path}\n  key: {cell.key}"
-            + ("\n  goes on from its checkpoint" if goes_on else "")
+            f"  folder: {folder.path}\n  key: {cell.key}" + (f"\n  {goes_on}" if goes_on else "")
         )
 
     def epoch(self, row: Mapping[str, Any]) -> None:

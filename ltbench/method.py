@@ -291,6 +291,9 @@ class Method(nn.Module):
         defaults: dotted settings of the run that belong to the method, such as a deferred
             re-weighting; they lie above the recipe and below presets.
         presets, ablations: named settings; an ablation is one row of the method's own table.
+        stage_settings: by stage, in order, the dotted settings that act from that stage on only. A
+            run that differs from another in no other setting takes over what that one did before
+            the stage. The conformance suite checks the claim.
         departures: what differs from the paper or its code, and why.
         eval_views: the recipe's views that inference averages over.
     """
@@ -301,6 +304,7 @@ class Method(nn.Module):
     defaults: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Preset]] = {}
     ablations: ClassVar[Mapping[str, Preset]] = {}
+    stage_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     departures: ClassVar[tuple[str, ...]] = ()
     eval_views: ClassVar[tuple[str, ...]] = ("eval",)
 

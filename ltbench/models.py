@@ -72,13 +72,32 @@ class BackboneFactory:
         self.weights = weights
         self._build = self._builder()
         self._state = self._load_state()
+        self._start: dict[str, Tensor] | None = None
 
     def __call__(self) -> Backbone:
         """A new backbone."""
         net, num_features = self._build()
-        if self._state is not None:
-            net.load_state_dict(self._state)
+        state = self._state if self._start is None else self._start
+        if state is not None:
+            net.load_state_dict(state)
         return Backbone(net, num_features)
+
+    def start_from(self, state: dict[str, Tensor], name: str) -> None:
+        """Make backbones with these weights from now on, whatever `weights` was.
+
+        Args:
+            state: by name, as in the net itself.
+            name: of these weights, for messages.
+
+        Raises:
+            UsageError: they are another architecture's.
+        """
+        self._start = self._fit_state(state, name)
+
+    @property
+    def from_file(self) -> bool:
+        """Whether `weights` is the path of a file."""
+        return self.weights != "none" and self._tag() is None
 
     @property
     def weights_digest(self) -> str | None:
@@ -125,7 +144,7 @@ class BackboneFactory:
         if self.weights == "none":
             return None
         if Path(self.weights).is_file():
-            return self._fit_state(read_state(Path(self.weights)))
+            return self._fit_state(read_state(Path(self.weights)), f"weights: {self.weights}")
         if self.weights.endswith((".pt", ".pth", ".bin", ".safetensors")) or "/" in self.weights:
             raise DataMissingError(
                 f"weights: no file {self.weights}. Give the path of a state dict, a timm tag such "
@@ -157,7 +176,7 @@ class BackboneFactory:
         state: dict[str, Tensor] = net.state_dict()
         return state
 
-    def _fit_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _fit_state(self, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         """Leave out the classifier; every other tensor must fit."""
         net, _ = self._build()
         wanted = net.state_dict()
@@ -169,7 +188,7 @@ class BackboneFactory:
         shapes = [k for k in wanted if k in given and wanted[k].shape != given[k].shape]
         if missing or unknown or shapes:
             raise UsageError(
-                f"weights: {self.weights} does not fit backbone '{self.name}' with "
+                f"{name} does not fit backbone '{self.name}' with "
                 f"{self.in_channels} input channels: {len(missing)} tensors missing "
                 f"{missing[:3]}, {len(unknown)} unknown {unknown[:3]}, {len(shapes)} of another "
                 f"shape {shapes[:3]}."

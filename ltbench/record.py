@@ -13,6 +13,7 @@ from ltbench.files import sha256_hex
 from ltbench.metrics import evaluate
 from ltbench.predictions import Predictions
 from ltbench.results import RunFolder, predictions_digest
+from ltbench.stage_reuse import taken_over
 from ltbench.trainer import Trainer
 from ltbench.training.ledger import peak_memory_mb
 
@@ -53,7 +54,7 @@ def make_record(
         "device": provenance.device_name(trainer.fabric.device),
         "num_devices": config.machine.devices,
         "threads": cell.key_parts["threads"],
-        "weights": {"name": config.weights, "digest": cell.factory.weights_digest},
+        **_beginning(trainer, cell, folder),
         "metrics": {
             name: None if part is None else evaluate(part, counts) for name, part in parts.items()
         },
@@ -89,6 +90,23 @@ def _cell_facts(cell: Cell) -> dict[str, Any]:
         "feedback_counts": None if cell.feedback is None else list(cell.feedback.class_counts),
         "uses_validation": cell.uses_validation and config.feedback_split == "validation",
         "feedback_split": config.feedback_split if cell.uses_validation else None,
+    }
+
+
+def _beginning(trainer: Trainer, cell: Cell, folder: RunFolder) -> dict[str, Any]:
+    """What training began with: pre-trained weights, another run's weights or first stages."""
+    start, source = cell.start, cell.start.record if cell.start else {}
+    return {
+        "weights": {"name": cell.config.weights, "digest": cell.factory.weights_digest},
+        "taken_over": taken_over(folder),
+        "init_from": None
+        if start is None
+        else {
+            "run": start.folder.name,
+            **{fact: source[fact] for fact in ("label", "dataset", "protocol", "split_digest")},
+            "digest": start.digest,
+            "parameters": start.shared(trainer.method, cell.source.class_names),
+        },
     }
 
 

@@ -36,6 +36,7 @@ from ltbench.predictions import Predictions
 from ltbench.registry import normalise
 
 SCHEMA_VERSION: Final = 1
+BEST_WEIGHTS: Final = "best.pt"  # of the reported epoch
 
 _LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"seed-(\d+)")
@@ -149,7 +150,7 @@ class RunFolder:
 
     def append_epoch(self, epoch: Mapping[str, Any]) -> None:
         """Add one line to the history; it is on the disk when this returns."""
-        append_line(self._epochs_file, canonical_json(dict(epoch)))
+        append_line(self.epochs_file, canonical_json(dict(epoch)))
 
     def truncate_epochs(self, num_lines: int) -> int:
         """Keep the first `num_lines` lines, those a checkpoint knows of; drop a torn last line.
@@ -157,13 +158,13 @@ class RunFolder:
         Returns:
             How many lines are kept: fewer than asked, with a warning, where the history is shorter.
         """
-        kept = whole_lines(self._epochs_file)[:num_lines]
-        if self._epochs_file.exists():
-            write_text(self._epochs_file, "".join(f"{line}\n" for line in kept))
+        kept = whole_lines(self.epochs_file)[:num_lines]
+        if self.epochs_file.exists():
+            write_text(self.epochs_file, "".join(f"{line}\n" for line in kept))
         if len(kept) < num_lines:
             _LOG.warning(
                 "%s has a gap: expected %d epochs, found %d. The run goes on without them.",
-                *(self._epochs_file, num_lines, len(kept)),
+                *(self.epochs_file, num_lines, len(kept)),
             )
         return len(kept)
 
@@ -174,12 +175,12 @@ class RunFolder:
             VerificationError: a finished line is damaged.
         """
         history = []
-        for number, line in enumerate(whole_lines(self._epochs_file), start=1):
+        for number, line in enumerate(whole_lines(self.epochs_file), start=1):
             try:
                 history.append(json.loads(line))
             except ValueError as error:
                 raise VerificationError(
-                    f"{self._epochs_file} is damaged: expected JSON in line {number}, found "
+                    f"{self.epochs_file} is damaged: expected JSON in line {number}, found "
                     f"{line[:60]!r}. Record and predictions are not affected; remove the line to "
                     "read the others."
                 ) from error
@@ -232,7 +233,8 @@ class RunFolder:
             ) from error
 
     @property
-    def _epochs_file(self) -> Path:
+    def epochs_file(self) -> Path:
+        """The history, one JSON line an epoch."""
         return self.path / "epochs.jsonl"
 
     def _set_record_aside(self) -> Path | None:

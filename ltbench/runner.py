@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ltbench import claims, provenance
+from ltbench import claims, provenance, stage_reuse
 from ltbench.cell import Cell, prepare
 from ltbench.config import Request, RunConfig, asked, changes, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
@@ -24,18 +24,16 @@ from ltbench.method import Method
 from ltbench.models import state_digest
 from ltbench.record import Context, make_record
 from ltbench.registry import add_plugins
-from ltbench.results import RunFolder
+from ltbench.results import BEST_WEIGHTS, RunFolder
 from ltbench.trainer import Surroundings, Trainer
-from ltbench.training.checkpoint import load_checkpoint
+from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
 from ltbench.training.devices import FabricCollective, make_fabric, settle
 from ltbench.training.signals import SignalGuard
 from ltbench.training.snapshot import State
 from ltbench.workers import on_devices
 
-CHECKPOINT = "checkpoint.pt"
 SET_ASIDE = "checkpoint.pt.set-aside"
 LAST_WEIGHTS = "last.pt"
-BEST_WEIGHTS = "best.pt"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class Place:
 
     Attributes:
         plugins: plugin files the user named; worker processes load them too.
-        on_start: called with the cell and its folder before training.
+        on_start: called before training with the cell, its folder, and what it goes on from in
+            words ("" for a run that begins with its first step).
         on_epoch: called with the row of each finished epoch.
         on_wait: called with a text when another process runs this cell.
         stop_signal: asked after each step; a signal's number saves and stops the run. By default
@@ -56,7 +55,7 @@ class Place:
     data_root: Path | None = None
     resume: Literal["auto", "never"] = "auto"
     plugins: tuple[Path, ...] = ()
-    on_start: Callable[[Cell, RunFolder, bool], None] | None = None
+    on_start: Callable[[Cell, RunFolder, str], None] | None = None
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
     on_wait: Callable[[str], None] | None = None
     stop_signal: Callable[[], int | None] | None = None
@@ -89,8 +88,8 @@ def run(request: Request, place: Place) -> Outcome:
         if folder.is_done():
             return Outcome(folder, folder.record(), "already done")
         folder.clear_leftovers()
+        goes_on = _beginning(cell, folder, place)
         if place.on_start is not None:
-            goes_on = place.resume == "auto" and (folder.path / CHECKPOINT).exists()
             place.on_start(cell, folder, goes_on)
         if cell.config.machine.devices == 1:
             run_on_device(make_fabric(cell.config), cell, folder, place, context, claim.check)
@@ -100,6 +99,19 @@ def run(request: Request, place: Place) -> Outcome:
             work = partial(_run_on_one_of, stored, cell.key_parts, folder, quiet, context)
             on_devices(cell.config, partial(work, os.getpid(), claim.ticket))
         return Outcome(folder, folder.record(), "ran")
+
+
+def _beginning(cell: Cell, folder: RunFolder, place: Place) -> str:
+    """See to the checkpoint that the run begins with, and say in words which."""
+    if place.resume == "auto" and (folder.path / CHECKPOINT).exists():
+        return "goes on from its checkpoint"
+    stage_reuse.forget(folder)
+    if place.resume == "never":
+        return ""
+    taken = stage_reuse.take_over(cell, folder, place.results)
+    if taken is None:
+        return ""
+    return f"begins with stage '{taken['before']}': what comes before it, run {taken['run']} did"
 
 
 def folder_of(cell: Cell, results: Path) -> RunFolder:
@@ -119,6 +131,8 @@ def build_method(cell: Cell, fabric: Fabric) -> Method:
     collective = FabricCollective(fabric)
     torch.manual_seed(_mixed(cell.config.seed, "initialisation"))
     method = cell.method_class(cell.config.method, cell.task(collective))
+    if cell.start is not None:
+        cell.start.load(method, cell.source.class_names)
     if cell.config.sync_batchnorm:
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     if cell.config.compile:
@@ -224,7 +238,13 @@ def _trainer(
     if cell.feedback is not None and cell.config.feedback_split == "inner":
         feedback = renderer(cell.feedback)
     training = TrainingSet(renderer(cell.training), cell.config.eval_batch_size)
-    around = Surroundings(folder.path / CHECKPOINT, on_epoch, stop_signal, still_mine)
+    around = Surroundings(
+        folder.path / CHECKPOINT,
+        on_epoch,
+        stop_signal,
+        still_mine,
+        before_stage=lambda stage: stage_reuse.keep(cell, folder, stage, place.results),
+    )
     return Trainer(fabric, method, training, validation, feedback, cell.config, around), resume
 
 

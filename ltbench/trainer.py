@@ -40,6 +40,8 @@ class Surroundings:
         checkpoint: where the whole state goes.
         on_epoch: takes the row of each finished epoch (first device only).
         stop_signal: the number of a signal that asks to stop, or None.
+        before_stage: takes the name of each stage but the first when it is about to begin, with the
+            checkpoint at the end of the one before (first device only).
         still_mine: raises where another process has taken the run over; asked before each save.
     """
 
@@ -47,6 +49,7 @@ class Surroundings:
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda row: None
     stop_signal: Callable[[], int | None] = lambda: None
     still_mine: Callable[[], None] = lambda: None
+    before_stage: Callable[[str], None] = lambda stage: None
 
 
 class Trainer:
@@ -97,6 +100,8 @@ class Trainer:
             for stage in stages[:first]:
                 self.method.on_stage_start(stage, self.training)
         for number in range(first, len(stages)):
+            if number > first and self.fabric.is_global_zero:
+                self.around.before_stage(stages[number].name)
             self._run_stage(number, stages[number], is_last=number == len(stages) - 1)
 
     def predict(self, renderer: Renderer) -> Predictions:

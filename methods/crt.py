@@ -94,6 +94,14 @@ class CRT(Method):
             {"method.carry": "best", "method.frozen_batchnorm": False},
         )
     }
+    stage_settings: ClassVar = {
+        "classifier": (
+            "method.classifier_epochs",
+            "method.classifier_lr_factor",
+            "method.classifier_sampler",
+            "method.frozen_batchnorm",
+        )
+    }
     departures: ClassVar = (
         "the class of each image is drawn by itself; the code's sampler goes round the shuffled "
         "classes and takes 4 images of each in a row, which a sampler of class probabilities "

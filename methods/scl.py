@@ -130,6 +130,15 @@ class SCL(Method):
             },
         ),
     }
+    stage_settings: ClassVar = {
+        "linear": (
+            "method.linear_epochs",
+            "method.linear_lr",
+            "method.linear_weight_decay",
+            "method.linear_sampler",
+            "select",
+        )
+    }
     departures: ClassVar = (
         "the loss has no factor tau / tau_0 (preset authors has it)",
         "the maximum in the log-sum-exp leaves out self; the code underflows at small temperatures",

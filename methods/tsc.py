@@ -324,6 +324,10 @@ class TSC(Method):
         "no_warm_up": Preset("targets from the start", {"method.kcl_part": 0.0}),
         "full": Preset("KCL, then TSC", {}),
     }
+    stage_settings: ClassVar = {
+        "tsc": ("method.target_weight", "method.target_repeat"),
+        "linear": ("method.linear_epochs", "method.linear_lr", "select"),
+    }
     departures: ClassVar = (
         "targets are the exact simplex where C <= d + 1; the code optimises them or reads a file",
         "above 12 classes matching runs once an epoch; the code matches on the host in every step",

@@ -28,12 +28,12 @@ from ltbench.method import Collective
 from ltbench.metrics import evaluate
 from ltbench.models import state_digest
 from ltbench.registry import add_plugins
-from ltbench.results import predictions_digest, run_folders
-from ltbench.runner import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS, Place, build_method, folder_of
+from ltbench.results import BEST_WEIGHTS, predictions_digest, run_folders
+from ltbench.runner import LAST_WEIGHTS, Place, build_method, folder_of
 from ltbench.testing import tiny_run
 from ltbench.testing.processes import command
 from ltbench.testing.tiny import TOY_BLOBS, tiny_request
-from ltbench.training.checkpoint import load_checkpoint
+from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
 from ltbench.training.devices import make_fabric
 
 ROOT = Path(__file__).parents[1]
@@ -336,7 +336,7 @@ class TestDamagedCheckpoint:
         told = []
         place = replace(place, resume="never", on_start=lambda *given: told.append(given[2]))
         anew = runner.run(request, place)
-        assert told == [False]
+        assert told == [""]
         assert anew.record["ledger"]["steps"] == 20
         assert anew.record["digest"] == tiny_run("ce", tmp_path / "whole").record["digest"]
         assert not list(path.parent.glob("checkpoint*"))

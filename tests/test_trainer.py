@@ -21,11 +21,11 @@ from ltbench.dataset import Source, Split
 from ltbench.errors import InterruptedRunError, RunFailedError, UsageError
 from ltbench.method import METHODS, Stage
 from ltbench.registry import add_plugins
-from ltbench.runner import CHECKPOINT, LAST_WEIGHTS
+from ltbench.runner import LAST_WEIGHTS
 from ltbench.testing import HostSyncError, interrupted_run, no_host_sync, tiny_run
 from ltbench.testing.tiny import tiny_request, weights
 from ltbench.trainer import Trainer
-from ltbench.training.checkpoint import load_checkpoint
+from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
 
 PLUGINS = Path(__file__).parent / "plugins"
 CONTRACT = Path(__file__).parent / "contract"

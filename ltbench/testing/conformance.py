@@ -22,9 +22,17 @@ from ltbench.cell import Cell, prepare
 from ltbench.config import nested, resolve
 from ltbench.errors import UsageError
 from ltbench.method import Method
+from ltbench.models import state_digest
 from ltbench.registry import METHODS, add_plugins
 from ltbench.runner import Outcome, build_method
-from ltbench.testing.tiny import interrupted_run, tiny_request, tiny_run, weights
+from ltbench.testing.tiny import (
+    interrupted_run,
+    other_value,
+    stages_kept,
+    tiny_request,
+    tiny_run,
+    weights,
+)
 from ltbench.testing.traps import no_host_sync
 from ltbench.training.devices import make_fabric
 from ltbench.training.engine import StepEngine
@@ -184,6 +192,23 @@ class MethodConformance:
             self.method, tmp_path, (2, 4), self.settings, plugins=self.plugins
         )
         assert outcome.record["digest"] == whole.record["digest"]
+
+    def test_stage_settings_act_from_their_stage_on(
+        self, plugin: type[Method], whole: Outcome, tmp_path: Path
+    ) -> None:
+        """Changed, they leave earlier stages bit for bit; taken over, the run ends the same."""
+        settings = {key for keys in plugin.stage_settings.values() for key in keys}
+        request = tiny_request(self.method, self.settings)
+        others = {key: other_value(request, key) for key in settings}
+        for stage, keys in plugin.stage_settings.items():
+            assert stage in stages_kept(whole), f"no stage '{stage}' follows another in this run"
+            changed = {key: others[key] for key in keys}
+            alone = self._run(tmp_path / stage, **changed)
+            before = stages_kept(whole)[stage], stages_kept(alone)[stage]
+            assert state_digest(before[0]) == state_digest(before[1]), f"{keys} act before {stage}"
+            again = self._run(whole.folder.path.parents[4], **changed)
+            assert again.record["taken_over"]["run"] == whole.folder.name
+            assert again.record["digest"] == alone.record["digest"]
 
     def test_weights_load_safely(self, whole: Outcome) -> None:
         """`torch.load(..., weights_only=True)` reads the state dict: tensors only."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from ltbench.config import Request
-from ltbench.errors import InterruptedRunError
-from ltbench.registry import add_plugins
-from ltbench.runner import BEST_WEIGHTS, Outcome, Place, run
+from ltbench.config import Request, RunConfig, flat, resolve
+from ltbench.errors import InterruptedRunError, UsageError
+from ltbench.registry import METHODS, add_plugins
+from ltbench.results import BEST_WEIGHTS
+from ltbench.runner import Outcome, Place, run
+from ltbench.stage_reuse import STAGES
+from ltbench.training.checkpoint import load_checkpoint
 
 TOY_BLOBS = Path(__file__).with_name("toy_blobs.py")
 
@@ -88,3 +93,50 @@ def weights(outcome: Outcome) -> dict[str, torch.Tensor]:
         outcome.folder.path / BEST_WEIGHTS, weights_only=True
     )
     return state
+
+
+def other_value(request: Request, key: str) -> Any:
+    """A value that a dotted setting takes beside the one it has."""
+    now = flat(resolve(request).model_dump(mode="json"))[key]
+    for value in (*_options(request, key), *_numbers(now)):
+        settings = {**request.settings, key: value}
+        try:
+            then = flat(resolve(replace(request, settings=settings)).model_dump(mode="json"))[key]
+        except UsageError:
+            continue
+        if then != now:
+            return value
+    raise AssertionError(f"no other value of {key} than {now} was found")
+
+
+def _options(request: Request, key: str) -> list[Any]:
+    """The values of a setting that lists them."""
+    owner, _, name = key.rpartition(".")
+    method = METHODS[request.method.partition("@")[0]]
+    model = method.Config if owner == "method" else RunConfig
+    return _literals(model.model_fields[name].annotation)
+
+
+def _literals(annotation: Any) -> list[Any]:
+    if annotation is bool:
+        return [False, True]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [value for part in get_args(annotation) for value in _literals(part)]
+
+
+def _numbers(now: Any) -> tuple[float, ...]:
+    number = isinstance(now, int | float) and not isinstance(now, bool)
+    return (now + 1, now * 2, now / 2) if number else (1, 2, 0.5)
+
+
+def stages_kept(outcome: Outcome) -> dict[str, dict[str, torch.Tensor]]:
+    """What the method was when each stage but the first began: its state dict by stage."""
+    key, seed = outcome.folder.path.parts[-2:]
+    results = outcome.folder.path.parents[4]
+    kept = {}
+    for origin in sorted((results / STAGES).glob(f"*/{seed}/origin.json")):
+        told = json.loads(origin.read_text(encoding="utf-8"))
+        if told["run"] == f"{key}/{seed}":
+            kept[told["before"]] = load_checkpoint(origin.with_name("state.pt"))["method"]
+    return kept

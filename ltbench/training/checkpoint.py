@@ -12,6 +12,7 @@ import torch
 from ltbench.errors import VerificationError
 from ltbench.files import write_bytes
 
+CHECKPOINT = "checkpoint.pt"  # in the folder of a run that is not finished
 _MAGIC = b"ltbench-checkpoint-1\n"
 
 
