@@ -25,6 +25,7 @@ from ltbench.models import state_digest
 from ltbench.record import Context, make_record
 from ltbench.registry import add_plugins
 from ltbench.results import BEST_WEIGHTS, RunFolder
+from ltbench.stage_reuse import StageKeeper
 from ltbench.trainer import Surroundings, Trainer
 from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
 from ltbench.training.devices import FabricCollective, make_fabric, settle
@@ -243,7 +244,7 @@ def _trainer(
         on_epoch,
         stop_signal,
         still_mine,
-        before_stage=lambda stage: stage_reuse.keep(cell, folder, stage, place.results),
+        before_stage=StageKeeper.of(cell, folder, place.results).keep,
     )
     return Trainer(fabric, method, training, validation, feedback, cell.config, around), resume
 

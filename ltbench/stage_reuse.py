@@ -9,6 +9,8 @@ at any time; runs then train their first stages themselves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +46,49 @@ def key_parts_before(cell: Cell, stage: str) -> dict[str, Any]:
     return {**cell.key_parts, "config": kept, "before": stage}
 
 
-def keep(cell: Cell, folder: RunFolder, stage: str, results: Path) -> None:
-    """Keep the run's checkpoint, taken at the end of the stage before `stage`, for other runs."""
-    if stage not in cell.method_class.stage_settings or not cell.config.machine.keep_stages:
-        return
-    kept = _kept_at(cell, stage, results)
-    if (kept / _ORIGIN).is_file():
-        return
-    with storage_errors(kept):
-        kept.mkdir(parents=True, exist_ok=True)
-    write_bytes(kept / _STATE, (folder.path / CHECKPOINT).read_bytes())
-    write_bytes(kept / _HISTORY, folder.epochs_file.read_bytes())
-    origin = {
-        "before": stage,
-        "run": folder.name,
-        "seed": cell.config.seed,
-        "key_parts": key_parts_before(cell, stage),
-        "versions": provenance.versions(),
-        "git": provenance.git_state(),
-    }
-    write_json(kept / _ORIGIN, origin)
+@dataclass(frozen=True)
+class StageKeeper:
+    """Keeps the ends of a run's first stages for other runs. Holds no data: training can reach it.
+
+    Attributes:
+        kept_at: a folder for each stage that others may begin with.
+        key_parts: what decides the run up to there, by stage.
+    """
+
+    folder: RunFolder
+    seed: int
+    kept_at: Mapping[str, Path]
+    key_parts: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, cell: Cell, folder: RunFolder, results: Path) -> StageKeeper:
+        """What the cell's method declares, or nothing where the user wants nothing kept."""
+        stages = list(cell.method_class.stage_settings) if cell.config.machine.keep_stages else []
+        return cls(
+            folder,
+            cell.config.seed,
+            {stage: _kept_at(cell, stage, results) for stage in stages},
+            {stage: key_parts_before(cell, stage) for stage in stages},
+        )
+
+    def keep(self, stage: str) -> None:
+        """Keep the run's checkpoint, taken at the end of the stage before `stage`."""
+        kept = self.kept_at.get(stage)
+        if kept is None or (kept / _ORIGIN).is_file():
+            return
+        with storage_errors(kept):
+            kept.mkdir(parents=True, exist_ok=True)
+        write_bytes(kept / _STATE, (self.folder.path / CHECKPOINT).read_bytes())
+        write_bytes(kept / _HISTORY, self.folder.epochs_file.read_bytes())
+        origin = {
+            "before": stage,
+            "run": self.folder.name,
+            "seed": self.seed,
+            "key_parts": self.key_parts[stage],
+            "versions": provenance.versions(),
+            "git": provenance.git_state(),
+        }
+        write_json(kept / _ORIGIN, origin)
 
 
 def take_over(cell: Cell, folder: RunFolder, results: Path) -> dict[str, Any] | None:
