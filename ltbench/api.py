@@ -13,7 +13,9 @@ from ltbench.errors import InterruptedRunError
 from ltbench.registry import DATASETS, METHODS, Registry, add_plugins
 
 if TYPE_CHECKING:
+    from ltbench.ablation import Ablation
     from ltbench.config import Request
+    from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
 
 DEFAULT_RESULTS = Path("results/runs")
@@ -91,6 +93,38 @@ def run(
     return [run_seed(request, seed, place) for seed in seeds]
 
 
+def ablate(
+    method: str,
+    dataset: str,
+    *,
+    seeds: Sequence[int] = (0,),
+    only: Sequence[str] = (),
+    protocol: str | None = None,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    results: Path = DEFAULT_RESULTS,
+    data_root: Path | None = None,
+    plugins: Sequence[Path] = (),
+) -> Ablation:
+    """Run each ablation that a method declares with several seeds.
+
+    Args:
+        method: `ecl`, or with a preset that all rows build on, `ecl@authors`.
+        only: names of rows; all unless given.
+
+    Returns:
+        The outcomes, `tables()` of them in the paper's columns, and `failures`.
+    """
+    from ltbench.ablation import ablation_rows, run_ablation
+    from ltbench.config import Request
+    from ltbench.runner import Place
+
+    add_plugins(plugins)
+    request = Request(method, dataset, protocol, recipe, dict(settings or {}))
+    place = Place(results=results, data_root=data_root, plugins=tuple(plugins))
+    return run_ablation(request, ablation_rows(method, only), seeds, place, run_seed=run_seed)
+
+
 def run_seed(request: Request, seed: int, place: Place) -> Outcome:
     """Run one cell with one seed, its record holding the command that repeats it."""
     from ltbench import runner
@@ -150,7 +184,7 @@ def table(
 ) -> tuple[str, list[str]]:
     """(the comparison tables of the stored runs, notes on records that were left out)."""
     from ltbench.errors import DataMissingError
-    from ltbench.report.tables import comparison, to_csv, to_markdown
+    from ltbench.report.tables import comparison
     from ltbench.results import read_records
 
     records, notes = read_records(results, methods=methods, dataset=dataset, protocol=protocol)
@@ -160,5 +194,12 @@ def table(
             + f"{shlex.join(PROGRAM)} run --method NAME --dataset NAME"
         )
     tables = comparison(records)
+    return write_tables(tables, table_format), notes
+
+
+def write_tables(tables: Sequence[Table], table_format: Literal["md", "csv"]) -> str:
+    """Tables one below the other."""
+    from ltbench.report.tables import to_csv, to_markdown
+
     write = to_markdown if table_format == "md" else to_csv
-    return "\n\n".join(write(one).rstrip("\n") for one in tables) + "\n", notes
+    return "\n\n".join(write(one).rstrip("\n") for one in tables) + "\n"

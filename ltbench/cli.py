@@ -5,38 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ltbench import api
-from ltbench.errors import LtbenchError, UsageError
-from ltbench.registry import add_plugins, import_plugins, suggest
+from ltbench.errors import LtbenchError
+from ltbench.options import (
+    Commands,
+    json_option,
+    place_of,
+    plugin_option,
+    request_of,
+    results_option,
+    run_options,
+)
+from ltbench.registry import add_plugins, import_plugins
 from ltbench.settings import parse_names, parse_seeds
-
-if TYPE_CHECKING:
-    from ltbench.config import Request
-    from ltbench.console import Console
-    from ltbench.runner import Place
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 data missing; 4 verification "
     "failed; 5 some cells of a grid failed; 130, 143 interrupted, saved."
 )
-
-
-class Commands(click.Group):
-    """A group that answers an unknown command with the nearest known one."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Click's, with a suggestion."""
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise UsageError(suggest("command", args[0], self.list_commands(ctx)))
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES)
@@ -80,23 +71,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-results_option = click.option(
-    "--results",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=api.DEFAULT_RESULTS,
-    show_default=True,
-    help="Root of the runs.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-plugin_option = click.option(
-    "--plugin",
-    "plugins",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A plugin file of your own; may be given several times.",
-)
-
-
 @cli.command("list")
 @click.argument("kind", metavar="methods|datasets|recipes|presets|metrics|backbones")
 @plugin_option
@@ -129,49 +103,6 @@ def describe(name: str, plugins: tuple[Path, ...], as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2, default=str))
         return
     click.echo(catalogue.render(facts, min(terminal_width() or catalogue.WIDTH, 120)))
-
-
-# Flags of `run` that are settings, and the settings they set.
-SETTING_FLAGS: dict[str, str] = {
-    "epochs": "epochs",
-    "batch_size": "batch_size",
-    "backbone": "backbone",
-    "weights": "weights",
-    "precision": "precision",
-    "select": "select",
-    "split_seed": "split_seed",
-    "device": "machine.device",
-    "devices": "machine.devices",
-    "threads": "machine.threads",
-}
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that `run` shares with the commands of grids."""
-    path = click.Path(path_type=Path)
-    options = [
-        click.option("--protocol", help="How the data are split; default: the data set's."),
-        click.option("--recipe", help="Training recipe; default: the data set's."),
-        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting."),
-        click.option("--config", "config_file", type=path, help="A YAML file of settings."),
-        click.option("--tuned", "tuned_file", type=path, help="A file of tuned settings."),
-        click.option("--epochs", type=int),
-        click.option("--batch-size", type=int, help="Images a step, over all devices together."),
-        click.option("--backbone"),
-        click.option("--weights", help="none, a timm tag, or a file."),
-        click.option("--precision", help="32, bf16 or auto."),
-        click.option("--select", help="val.accuracy, val.macro_f1, val.balanced_accuracy or last."),
-        click.option("--split-seed", type=int, help="Which images go where; 0 unless given."),
-        click.option("--device", help="auto, cpu or cuda."),
-        click.option("--devices", type=int, help="Devices of one run (DDP)."),
-        click.option("--threads", type=int, help="CPU threads; part of the key."),
-        click.option("--data-root", type=path, help="Where the data lie."),
-        results_option,
-        plugin_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @cli.command()
@@ -220,39 +151,48 @@ def run(
         console.comparison([outcome.record for outcome in outcomes])
 
 
-def place_of(flags: dict[str, Any], console: Console) -> Place:
-    """Where flags put runs, shown on the console."""
-    from ltbench.runner import Place
+@cli.command()
+@click.option("--method", required=True, help="NAME, or NAME@PRESET: every row builds on it.")
+@click.option("--dataset", required=True)
+@click.option("--seed", type=int, help="One seed; 0 unless given.")
+@click.option("--seeds", help="Several: 0-4 or 0,2,5.")
+@click.option("--only", help="Only these rows; commas between them.")
+@click.option("--format", "table_format", type=click.Choice(["md", "csv"]), default="md")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
+@click.option("--resume", type=click.Choice(["auto", "never"]), default="auto", show_default=True)
+@run_options
+def ablate(
+    method: str,
+    dataset: str,
+    seed: int | None,
+    seeds: str | None,
+    only: str | None,
+    table_format: Any,
+    out: Path | None,
+    **flags: Any,
+) -> None:
+    """Run the ablations a method declares, and print them as the table of its paper.
 
-    return Place(
-        results=flags["results"],
-        data_root=flags["data_root"],
-        resume=flags["resume"],
-        plugins=flags["plugins"],
-        on_start=console.start,
-        on_epoch=console.epoch,
-        on_wait=console.say,
+    Rows that are done are not run again, so the same command prints the table again.
+    """
+    seed_list = parse_seeds(seeds, seed)
+    from ltbench.ablation import ablation_rows, check_whole, run_ablation
+    from ltbench.console import Console
+
+    import_plugins(flags["plugins"])
+    rows = ablation_rows(method, parse_names(only) if only else ())
+    console = Console()
+    ablation = run_ablation(
+        request_of(method, dataset, flags),
+        rows,
+        seed_list,
+        place_of(flags, console),
+        run_seed=api.run_seed,
+        on_outcome=console.row,
     )
-
-
-def request_of(method: str, dataset: str, flags: dict[str, Any]) -> Request:
-    """The run that flags ask for."""
-    from ltbench.config import Request
-    from ltbench.settings import parse_assignments
-
-    settings = parse_assignments(flags["assignments"])
-    settings |= {
-        key: flags[flag] for flag, key in SETTING_FLAGS.items() if flags.get(flag) is not None
-    }
-    return Request(
-        method=method,
-        dataset=dataset,
-        protocol=flags["protocol"],
-        recipe=flags["recipe"],
-        settings=settings,
-        config_file=flags["config_file"],
-        tuned_file=flags["tuned_file"],
-    )
+    click.echo()
+    print_or_write(api.write_tables(ablation.tables(), table_format), out)
+    check_whole(ablation)
 
 
 @cli.command()
@@ -280,6 +220,11 @@ def table(
     )
     for note in notes:
         click.echo(f"note: {note}", err=True)
+    print_or_write(text, out)
+
+
+def print_or_write(text: str, out: Path | None) -> None:
+    """A table to the terminal, or to the file a user named."""
     if out is None:
         click.echo(text, nl=False)
         return

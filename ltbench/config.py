@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -25,6 +23,7 @@ from ltbench.composition import COMPOSITIONS, MixConfig, ReweightConfig
 from ltbench.data.samplers import SAMPLERS
 from ltbench.data.views import ViewSpec
 from ltbench.errors import UsageError
+from ltbench.recipes import is_file, load_recipe, recipe_names
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
 from ltbench.settings import Settings, flat, merge, nested, read_settings
 
@@ -50,7 +49,6 @@ __all__ = [
 
 SelectionRule = Literal["val.accuracy", "val.macro_f1", "val.balanced_accuracy", "last"]
 M = TypeVar("M", bound=BaseModel)
-_YAML = (".yaml", ".yml")
 
 # Settings that say where and when a run happens, not what it is: they are no part of its key.
 PLACE = ("seed", "machine")
@@ -311,27 +309,15 @@ def preset_settings(method: Any, preset: str | None) -> Settings:
         name = normalise(part)
         if name not in known:
             raise UsageError(suggest(f"preset of {method.info.name}", name, sorted(known)))
+        clashes = [
+            key for key in known[name] if settings.get(key, known[name][key]) != known[name][key]
+        ]
+        if clashes:
+            raise UsageError(
+                f"Presets {preset} of {method.info.name} cannot be joined: they give "
+                f"{', '.join(clashes)} different values."
+            )
         settings |= known[name]
-    return settings
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes in the package."""
-    folder = resources.files("ltbench.recipes")
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def load_recipe(name: str, *, with_summary: bool = False) -> Settings:
-    """The settings of a named recipe, or of a YAML file given by path."""
-    if name.endswith(_YAML):
-        settings = read_settings(Path(name))
-    elif normalise(name) in recipe_names():
-        text = (resources.files("ltbench.recipes") / f"{normalise(name)}.yaml").read_text("utf-8")
-        settings = yaml.safe_load(text)
-    else:
-        raise UsageError(suggest("recipe", name, recipe_names()))
-    if not with_summary:
-        settings.pop("summary", None)
     return settings
 
 
@@ -346,7 +332,7 @@ def protocol_name(dataset: Any, name: str) -> str:
 
 def _recipe_name(name: str) -> str:
     """How a configuration names its recipe: of a file not its folder, which decides nothing."""
-    return Path(name).name if name.endswith(_YAML) else normalise(name)
+    return Path(name).name if is_file(name) else normalise(name)
 
 
 def _refuse_other_names(user: Settings, names: Settings) -> None:

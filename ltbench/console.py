@@ -102,6 +102,16 @@ class Console:
             f"digest:  {record['digest']}\nrepeat:  {record['command']}\n"
         )
 
+    def row(self, outcome: Outcome) -> None:
+        """After one cell of several that end in a table: one line."""
+        self._close()
+        record = outcome.record
+        accuracy = record["metrics"]["test"]["balanced_accuracy"]
+        click.echo(
+            f"{record['label']}, seed {record['seed']}: {outcome.status}, balanced accuracy "
+            f"{100 * accuracy:.2f}, run {outcome.folder.name}"
+        )
+
     def comparison(self, records: Sequence[Mapping[str, Any]]) -> None:
         """After several runs: the comparison table."""
         for table in comparison([dict(record) for record in records]):

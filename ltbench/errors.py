@@ -29,6 +29,12 @@ class VerificationError(LtbenchError):
     exit_code = 4
 
 
+class GridFailedError(LtbenchError):
+    """Some cells of a grid failed; what the others did is kept."""
+
+    exit_code = 5
+
+
 class InterruptedRunError(LtbenchError):
     """A run stopped by a signal, saved, and ready to go on."""
 

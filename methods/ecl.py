@@ -247,6 +247,7 @@ _AUTHORS_VIEWS = {
 # One loss alone has no other to be weighed against; with weight 1 the first row is the method `ce`,
 # whose numbers the paper repeats there.
 _CLASSIFIER = {"method.contrastive": False, "method.classifier_weight": 1.0}
+_CE = {"method.classifier_loss": "ce"}
 
 
 @METHODS.register(
@@ -319,14 +320,16 @@ class ECL(Method):
         "authors_losses": Preset("authors, with the recipe's views: for other sizes", _AUTHORS),
     }
     ablations: ClassVar = {
-        "classifier_ce": Preset("classifier, CE", _CLASSIFIER | {"method.classifier_loss": "ce"}),
-        "classifier_bwce": Preset("classifier, BWCE", _CLASSIFIER),
-        "dual_ce": Preset("dual branch, CE + BHP", {"method.classifier_loss": "ce"}),
-        "proxies_2": Preset("dual branch, 2 proxies a class", {"method.proxies": 2}),
-        "proxies_3": Preset("dual branch, 3 proxies a class", {"method.proxies": 3}),
-        "proxies_4": Preset("dual branch, 4 proxies a class", {"method.proxies": 4}),
-        "no_cycle": Preset("without the cycle strategy", {"method.cycle_update": False}),
-        "full": Preset("BWCE + BHP, hybrid proxies, cycle update", {}),
+        "classifier_ce": Preset("Classifier branch-CE, HPM", _CLASSIFIER | _CE),
+        "classifier_bwce": Preset("Classifier branch-BWCE, HPM", _CLASSIFIER),
+        "dual_ce": Preset("Dual branch-CE+BHP, HPM", _CE),
+        "proxies_2": Preset("Dual branch-BWCE+BHP, 2 proxies per-class", {"method.proxies": 2}),
+        "proxies_3": Preset("Dual branch-BWCE+BHP, 3 proxies per-class", {"method.proxies": 3}),
+        "proxies_4": Preset("Dual branch-BWCE+BHP, 4 proxies per-class", {"method.proxies": 4}),
+        "no_cycle": Preset(
+            "Dual branch-BWCE+BHP, w/o cycle strategy", {"method.cycle_update": False}
+        ),
+        "full": Preset("Dual branch-BWCE+BHP, HPM", {}),
     }
     departures: ClassVar = (
         "validation F1 is floored (f1_floor); the code's 1/0 makes the loss NaN",

@@ -26,8 +26,10 @@ LAYERS = (
     "training training.* evaluator",
     "trainer cell workers",
     "stage_reuse record runner",
-    "api catalogue listing inspection console scaffold report report.* grid launchers.* tune",
-    "cli testing testing.*",
+    "report report.*",
+    "ablation",
+    "api catalogue listing inspection console scaffold grid launchers.* tune",
+    "options cli testing testing.*",
     "__init__",
 )
 # Imports that go the wrong way, each with what would mend it.
