@@ -58,6 +58,18 @@ def describe(name: str) -> dict[str, Any]:
     return about(name)
 
 
+def write_cards(folder: Path) -> list[Path]:
+    """Write the conformance card of every method of this project, and their index, as Markdown."""
+    from ltbench.catalogue import cards
+    from ltbench.files import storage_errors, write_text
+
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, text in cards().items():
+        write_text(folder / name, text)
+    return [folder / name for name in cards()]
+
+
 def run(
     method: str,
     dataset: str,

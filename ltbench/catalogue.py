@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,16 @@ from ltbench.columns import columns, paragraph
 from ltbench.composition import COMPOSITIONS
 from ltbench.config import load_recipe, preset_settings, recipe_names
 from ltbench.errors import UsageError
+from ltbench.evidence import RECIPE, equations, golden_checks, settings_beside
 from ltbench.explain import allowed, inner_model, searched
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
+from ltbench.report.cards import card, index
 from ltbench.settings import flat
 
 Facts = dict[str, Any]
 
 WIDTH = 110
+_LONG = 40  # characters of a setting's value in a table of three columns
 _HEAD = {
     "paper": "paper",
     "year": "year",
@@ -46,6 +50,13 @@ def about(name: str) -> Facts:
         return {"kind": "recipe", "name": plain, "text": text, "settings": recipe}
     known = [*METHODS.names(), *DATASETS.names(), *recipe_names()]
     raise UsageError(suggest("name", name, known))
+
+
+def cards() -> dict[str, str]:
+    """Files of `docs/methods` by name: the card of every method of this project, and their index."""
+    facts = [_method(name) for name in METHODS.own_names()]
+    files = {f"{one['name']}.md": card(one) for one in facts}
+    return files | {"README.md": index(facts)}
 
 
 def render(facts: Facts, width: int = WIDTH) -> str:
@@ -112,7 +123,35 @@ def _sections(facts: Facts, width: int) -> list[str]:
             for i, text in enumerate(facts["departures"], 1)
         ]
         parts.append("\n".join(["Departures from the paper and its code", *lines]))
-    return parts
+    return parts + (_evidence(facts, width) if facts["kind"] == "method" else [])
+
+
+def _evidence(facts: Facts, width: int) -> list[str]:
+    """Where settings of the paper and its code differ from ours; equations; golden checks."""
+    parts = []
+    differing = [
+        {key: _short(value) for key, value in row.items()}
+        for row in facts["settings_beside"]
+        if not row["ours"] == row["paper"] == row["authors"]
+    ]
+    if differing:
+        title = "Settings that are not the same in our defaults, the paper and the authors' code"
+        parts.append(f"{title}\n" + columns(differing, width=width))
+    for function in facts["equations"]:
+        where = f", of {function['where']}" if function["where"] else ""
+        text = textwrap.indent(function["text"], "  ")
+        parts.append(f"Function {function['name']}{where}\n{text}")
+    golden = facts["golden"]
+    if golden is None:
+        return [*parts, "Golden checks\n  none recorded"]
+    rows = [{**row, "error": f"{row['error']:.2g}"} for row in golden["checks"]]
+    command = f"Again by: {golden['command']}"
+    return [*parts, f"Golden checks, errors relative\n{columns(rows, width=width)}\n{command}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value) if value in (RECIPE,) else _yaml(value)
+    return text if len(text) <= _LONG else "(see the preset)"
 
 
 def _preset_lines(facts: Facts, kind: str, width: int) -> list[str]:
@@ -153,6 +192,9 @@ def _method(name: str) -> Facts:
         "ablations": _declared(method.ablations),
         "compositions": list(COMPOSITIONS),
         "departures": list(method.departures),
+        "equations": equations(method),
+        "settings_beside": settings_beside(method),
+        "golden": golden_checks(name),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ltbench import api
-from ltbench.errors import LtbenchError
+from ltbench.errors import LtbenchError, UsageError
 from ltbench.options import (
     Commands,
     json_option,
@@ -89,15 +89,27 @@ def list_command(kind: str, plugins: tuple[Path, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option(
+    "--cards",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write every method's card, as Markdown, into this folder instead.",
+)
 @plugin_option
 @json_option
-def describe(name: str, plugins: tuple[Path, ...], as_json: bool) -> None:
-    """Explain a method, data set or recipe: settings, presets, departures."""
+def describe(
+    name: str | None, cards: Path | None, plugins: tuple[Path, ...], as_json: bool
+) -> None:
+    """Explain a method, data set or recipe: settings, equations, departures, golden checks."""
     from ltbench import catalogue
     from ltbench.columns import terminal_width
 
     add_plugins(plugins)
+    if cards is not None and name is None:
+        click.echo("\n".join(f"Wrote {file}" for file in api.write_cards(cards)))
+        return
+    if name is None or cards is not None:
+        raise UsageError("describe: expected the NAME of one thing, or --cards FOLDER for all.")
     facts = catalogue.about(name)
     if as_json:
         click.echo(json.dumps(facts, indent=2, default=str))

@@ -92,6 +92,10 @@ class Registry(Generic[T]):
         """All names, sorted; imports none of the plugins."""
         return sorted({*self._own_files(), *self._entry_points(), *self._files, *self._classes})
 
+    def own_names(self) -> list[str]:
+        """Names of this project's own plugins, sorted."""
+        return sorted(self._own_files())
+
     def info(self, name: str) -> PluginInfo:
         """What a plugin says of itself, read from its source without importing it if possible."""
         name = self._known(name)

@@ -27,7 +27,7 @@ LAYERS = (
     "trainer cell workers",
     "stage_reuse record runner",
     "report report.*",
-    "ablation",
+    "ablation evidence",
     "api catalogue listing inspection console scaffold grid launchers.* tune",
     "options cli testing testing.*",
     "__init__",

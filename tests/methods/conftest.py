@@ -6,10 +6,13 @@ is named on the command line (`pytest -n 2 tests/methods`).
 """
 
 import json
+import platform
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,8 @@ from torch import Tensor, nn
 from ltbench.method import Batch, Task
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+CHECKS = Path(__file__).parents[2] / "results" / "published" / "golden_checks.json"
+COMMAND = "python -m pytest tests/methods -q --write-golden"
 NOT_NUMBERS = {"nan", "inf", "-inf", "infinity", "-infinity"}
 
 
@@ -29,6 +34,13 @@ def numbers(value: Any) -> Any:
     if isinstance(value, str) and value.lower() in NOT_NUMBERS:
         return float(value)
     return value
+
+
+@cache
+def known_files(method: str) -> set[str]:
+    """Golden files that the method's card lists."""
+    methods = json.loads(CHECKS.read_text("utf-8"))["methods"]
+    return {check["case"] for check in methods.get(method, [])}
 
 
 @pytest.fixture
@@ -50,19 +62,75 @@ def meets(request: pytest.FixtureRequest) -> Callable[..., None]:
         error = float((actual - expected).abs().max()) / scale
         assert error <= rtol, f"{case}: relative error {error:.3g}"
         request.node.user_properties.append(("golden", (case, error, rtol)))
+        if not request.config.getoption("--write-golden", default=False):
+            assert file_of(case) in known_files(method_of(request.node.nodeid)), (
+                f"{case} is not on the method's card: run {COMMAND}, then "
+                "python bench.py describe --cards docs/methods"
+            )
 
     return check
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-golden",
+        action="store_true",
+        help="record the golden cases met in results/published, for the methods' cards",
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     passed = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call"]
-    met = [value for r in passed for name, value in r.user_properties if name == "golden"]
+    met = [
+        (method_of(r.nodeid), *value)
+        for r in passed
+        for name, value in r.user_properties
+        if name == "golden"
+    ]
     if not met:
         return
-    worst = {rtol: max(e for _, e, r in met if r == rtol) for rtol in sorted({r for *_, r in met})}
+    allowed = sorted({rtol for *_, rtol in met})
+    worst = {rtol: max(e for *_, e, r in met if r == rtol) for rtol in allowed}
     listed = ", ".join(f"{error:.2g} (allowed {rtol:g})" for rtol, error in worst.items())
-    cases = len({case for case, *_ in met})
+    cases = len({case for _, case, *_ in met})
     terminalreporter.write_line(f"golden cases met: {cases}, largest relative error: {listed}")
+    if config.getoption("--write-golden", default=False):
+        failed = any(terminalreporter.stats.get(kind) for kind in ("failed", "error"))
+        if failed or config.getoption("keyword") or config.args != ["tests/methods"]:
+            terminalreporter.write_line(f"golden cases not recorded: run {COMMAND}, all passing")
+            return
+        CHECKS.write_text(json.dumps(recorded(met), indent=1) + "\n", encoding="utf-8")
+        terminalreporter.write_line(f"golden cases recorded in {CHECKS.name}")
+
+
+def recorded(met: list[tuple[str, str, float, float]]) -> dict[str, Any]:
+    """What the methods' cards show: by method and file of golden numbers."""
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for method, file in sorted({(method, file_of(case)) for method, case, *_ in met}):
+        mine = [(e, r) for m, case, e, r in met if (m, file_of(case)) == (method, file)]
+        check = {
+            "case": file,
+            "compared": len(mine),
+            "error": max(error for error, _ in mine),
+            "allowed": max(rtol for _, rtol in mine),
+        }
+        methods.setdefault(method, []).append(check)
+    machine = {
+        "torch": torch.__version__.partition("+")[0],
+        "numpy": np.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    return {"command": COMMAND, "measured": machine, "methods": methods}
+
+
+def method_of(nodeid: str) -> str:
+    """`focal` of tests/methods/test_focal.py::..."""
+    return Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
+
+
+def file_of(case: str) -> str:
+    """The golden file of a case, which may name a part of it behind a stroke."""
+    return case.partition("/")[0]
 
 
 class TinyBackbone(nn.Module):

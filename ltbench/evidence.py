@@ -1,0 +1,105 @@
+"""What stands behind a method: its equations, its settings beside the paper's, its golden checks."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import ModuleType
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from ltbench.config import preset_settings
+from ltbench.method import Method
+from ltbench.settings import flat
+
+Facts = dict[str, Any]
+
+_CHECKS = "golden_checks.json"
+# What a column of the settings shows for a setting that is the recipe's there.
+RECIPE = "(recipe)"
+
+
+def equations(method: type[Method]) -> list[Facts]:
+    """The public functions of a method's file, and those it takes from others', with their texts.
+
+    Returns:
+        For each its `name`, `signature`, `text` (formula, shapes, ranges, source), and `where` it
+        is defined, unless that is the method's own file.
+    """
+    module = inspect.getmodule(method)
+    if module is None:
+        return []
+    found = [
+        function
+        for name, function in vars(module).items()
+        if inspect.isfunction(function) and not name.startswith("_") and _explains(function, module)
+    ]
+    return [
+        {
+            "name": function.__name__,
+            "signature": str(inspect.signature(function)).replace("'", ""),
+            "where": "" if function.__module__ == module.__name__ else function.__module__,
+            "text": inspect.getdoc(function),
+        }
+        for function in found
+    ]
+
+
+def settings_beside(method: type[Method]) -> list[Facts]:
+    """Every setting of the method, and of the run where it or its presets change it.
+
+    Returns:
+        `setting`, and its value in `ours` (the defaults), `paper` and `authors` (presets of these
+        names; without one the method does not tell them apart from the defaults).
+    """
+    ours = {
+        f"method.{key}": value
+        for key, value in flat(to_jsonable_python(method.Config().model_dump())).items()
+    } | dict(method.defaults)
+    columns: dict[str, Mapping[str, Any]] = {"ours": ours}
+    for name in ("paper", "authors"):
+        preset = preset_settings(method, name) if name in method.presets else {}
+        columns[name] = ours | flat(to_jsonable_python(dict(preset)))
+    names = dict.fromkeys(key for column in columns.values() for key in column)
+    return [
+        {"setting": name, **{of: column.get(name, RECIPE) for of, column in columns.items()}}
+        for name in names
+    ]
+
+
+def golden_checks(name: str) -> Facts | None:
+    """Where the method met numbers of published code; None where nothing is recorded.
+
+    Returns:
+        `checks`: for each file of numbers its `case`, how many numbers or arrays were `compared`,
+        the largest `error` relative to the largest number, and what was `allowed`. `measured`:
+        versions and machine. `command`: what measures again.
+    """
+    recorded = _recorded()
+    checks = recorded["methods"].get(name)
+    if checks is None:
+        return None
+    return {
+        "checks": checks,
+        "largest_error": max(check["error"] for check in checks),
+        "measured": recorded["measured"],
+        "command": recorded["command"],
+    }
+
+
+@cache
+def _recorded() -> Facts:
+    text = (resources.files("ltbench.published") / _CHECKS).read_text("utf-8")
+    recorded: Facts = json.loads(text)
+    return recorded
+
+
+def _explains(function: Any, module: ModuleType) -> bool:
+    """Whether a function says what a method computes: its own, its siblings', or a shared one."""
+    near = (module.__name__, "ltbench.functional")
+    sibling = function.__module__.startswith("ltbench.methods.")
+    return bool(inspect.getdoc(function)) and (function.__module__ in near or sibling)
