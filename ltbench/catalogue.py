@@ -53,7 +53,7 @@ def about(name: str) -> Facts:
 
 
 def cards() -> dict[str, str]:
-    """Files of `docs/methods` by name: the card of every method of this project, and their index."""
+    """Files of `docs/methods` by name: the card of every own method, and their index."""
     facts = [_method(name) for name in METHODS.own_names()]
     files = {f"{one['name']}.md": card(one) for one in facts}
     return files | {"README.md": index(facts)}
@@ -127,7 +127,7 @@ def _sections(facts: Facts, width: int) -> list[str]:
 
 
 def _evidence(facts: Facts, width: int) -> list[str]:
-    """Where settings of the paper and its code differ from ours; equations; golden checks."""
+    """Where settings of the paper and its code differ from ours; golden checks; equations."""
     parts = []
     differing = [
         {key: _short(value) for key, value in row.items()}
@@ -137,20 +137,24 @@ def _evidence(facts: Facts, width: int) -> list[str]:
     if differing:
         title = "Settings that are not the same in our defaults, the paper and the authors' code"
         parts.append(f"{title}\n" + columns(differing, width=width))
+    parts.append(_golden(facts["golden"], width))
     for function in facts["equations"]:
         where = f", of {function['where']}" if function["where"] else ""
         text = textwrap.indent(function["text"], "  ")
         parts.append(f"Function {function['name']}{where}\n{text}")
-    golden = facts["golden"]
+    return parts
+
+
+def _golden(golden: Facts | None, width: int) -> str:
+    title = "Golden checks, errors relative to the largest number"
     if golden is None:
-        return [*parts, "Golden checks\n  none recorded"]
+        return f"{title}\n  none recorded"
     rows = [{**row, "error": f"{row['error']:.2g}"} for row in golden["checks"]]
-    command = f"Again by: {golden['command']}"
-    return [*parts, f"Golden checks, errors relative\n{columns(rows, width=width)}\n{command}"]
+    return f"{title}\n{columns(rows, width=width)}\nAgain by: {golden['command']}"
 
 
 def _short(value: Any) -> str:
-    text = str(value) if value in (RECIPE,) else _yaml(value)
+    text = RECIPE if value == RECIPE else _yaml(value)
     return text if len(text) <= _LONG else "(see the preset)"
 
 

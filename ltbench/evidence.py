@@ -1,9 +1,10 @@
-"""What stands behind a method: its equations, its settings beside the paper's, its golden checks."""
+"""What stands behind a method: equations, settings beside the paper's, golden checks."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -38,10 +39,11 @@ def equations(method: type[Method]) -> list[Facts]:
         for name, function in vars(module).items()
         if inspect.isfunction(function) and not name.startswith("_") and _explains(function, module)
     ]
+    found.sort(key=lambda function: function.__module__ != module.__name__)  # its own come first
     return [
         {
             "name": function.__name__,
-            "signature": str(inspect.signature(function)).replace("'", ""),
+            "signature": _signature(function),
             "where": "" if function.__module__ == module.__name__ else function.__module__,
             "text": inspect.getdoc(function),
         }
@@ -96,6 +98,12 @@ def _recorded() -> Facts:
     text = (resources.files("ltbench.published") / _CHECKS).read_text("utf-8")
     recorded: Facts = json.loads(text)
     return recorded
+
+
+def _signature(function: Any) -> str:
+    """As written: annotations without quotes, functions as defaults by their names."""
+    text = str(inspect.signature(function)).replace("'", "")
+    return re.sub(r"<function (\w+) at 0x\w+>", r"\1", text)
 
 
 def _explains(function: Any, module: ModuleType) -> bool:

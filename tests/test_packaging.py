@@ -58,7 +58,7 @@ def test_data_files_are_in_the_wheel(wheel):
     recipes = {f"ltbench/recipes/{f.name}" for f in (ROOT / "ltbench/recipes").glob("*.yaml")}
     published = {
         f"ltbench/published/{file.name}"
-        for ending in ("py", "yaml", "csv", "md")
+        for ending in ("py", "yaml", "csv", "json", "md")
         for file in (ROOT / "results/published").glob(f"*.{ending}")
     }
     assert len(recipes) >= 5

@@ -149,8 +149,14 @@ def _yaml(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, also in a cell."""
-    return re.sub(r"([\\|*_<>`\[\]])", r"\\\1", text)
+    """Text that Markdown shows as it is, also in a cell; `code` stays code."""
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(_escaped(part) if i % 2 == 0 else part for i, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    # An underscore within a word starts no emphasis.
+    return re.sub(r"([\\|*<`\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -408,7 +408,7 @@ def test_golden_weight_schedule(golden, meets):
     case = golden("bwce_weight_schedule_isic2018")
     for row in case["schedule"]:
         weights = weights_of(case["inputs"] | row)
-        meets(f"bwce_weight_schedule/{row['epoch_1based']}", weights, row["class_weights"])
+        meets(f"bwce_weight_schedule_isic2018/{row['epoch_1based']}", weights, row["class_weights"])
 
 
 def test_bwce_against_loop():
