@@ -109,7 +109,8 @@ def test_command_lines_parse(line, plugin_folder, monkeypatch):
         for dataset in cli.parse_names(given["datasets"]):
             for method in cli.parse_names(given["methods"]):
                 resolve(cli.request_of(method, dataset, given))
-    if name == "describe":
+    if name == "describe" and given["name"]:
+        add_plugins(given["plugins"])
         assert given["name"] in METHODS
 
 
