@@ -7,7 +7,9 @@ is named on the command line (`pytest -n 2 tests/methods`).
 
 import json
 import platform
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ltbench.method import Batch, Task
+from ltbench.method import Batch, Collective, Method, Task
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CHECKS = Path(__file__).parents[2] / "results" / "published" / "golden_checks.json"
+HERE = Path(__file__).parent
+GOLDEN = HERE.parent / "golden"
+CHECKS = HERE.parents[1] / "results" / "published" / "golden_checks.json"
 COMMAND = "python -m pytest tests/methods -q --write-golden"
 NOT_NUMBERS = {"nan", "inf", "-inf", "infinity", "-infinity"}
 
@@ -165,6 +168,47 @@ def make_task() -> Callable[..., Task]:
         return Task(**(settings | changes))
 
     return make
+
+
+@pytest.fixture
+def make_method(make_task: Callable[..., Task]) -> Callable[..., Method]:
+    """make_method(cls, counts, collective=None, **settings): a method on classes of these sizes."""
+
+    def make(
+        cls: type[Method],
+        counts: Sequence[int] = (60, 20, 4),
+        collective: Collective | None = None,
+        **settings: Any,
+    ) -> Method:
+        torch.manual_seed(0)
+        task = make_task(
+            class_names=tuple(f"class {i}" for i in range(len(counts))),
+            class_counts=tuple(counts),
+            collective=collective or Collective(),
+        )
+        return cls(cls.Config(**settings), task)
+
+    return make
+
+
+@pytest.fixture
+def on_two_devices(tmp_path: Path) -> Callable[[str], None]:
+    """on_two_devices(script): run a script that joins two processes with `two_devices.run`."""
+
+    def run(script: str) -> None:
+        file = tmp_path / "script.py"
+        # A script's own folder leads its path.
+        file.write_text(f"import sys\nsys.path[0] = {str(HERE)!r}\n{script}", encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, str(file), str(tmp_path / "meet")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 @pytest.fixture

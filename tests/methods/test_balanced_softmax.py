@@ -1,6 +1,7 @@
 """Balanced soft-max: golden numbers of the authors' code, a naive reference, its properties."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -21,14 +22,8 @@ PROGRESS = Progress("train", epoch=0, epochs=10, step=0, steps=10)
 
 
 @pytest.fixture
-def make(make_task):
-    def make(counts=(60, 20, 4)):
-        torch.manual_seed(0)
-        names = tuple(f"class {i}" for i in range(len(counts)))
-        task = make_task(class_names=names, class_counts=tuple(counts))
-        return BalancedSoftmax(BalancedSoftmax.Config(), task)
-
-    return make
+def make(make_method):
+    return partial(make_method, BalancedSoftmax)
 
 
 def random_case(num=7, classes=3, seed=0):

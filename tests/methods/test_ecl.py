@@ -1,8 +1,6 @@
 """ECL: golden numbers of the authors' code, a naive reference, and what the losses must obey."""
 
 import math
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -759,75 +757,13 @@ def test_step_gathers_each_view_with_gradients(make_task, make_batch):
 
 
 TWO_DEVICES = """
-import os, sys
-import torch, torch.distributed as dist
-from torch import nn
-from torch.distributed.nn.functional import all_gather
-from ltbench.method import METHODS, Batch, Collective, Progress, Task
+from two_devices import Progress, check_gradients, run
 
-class Flat(nn.Module):
-    num_features = 6
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(12, 6)
-    def forward(self, images):
-        return self.layer(images.flatten(1)).tanh()
-
-class Gloo(Collective):
-    world_size = 2
-    def gather(self, x, *, grad=False):
-        if grad:
-            return torch.cat(all_gather(x))
-        rows = [torch.empty_like(x) for _ in range(2)]
-        dist.all_gather(rows, x)
-        return torch.cat(rows)
-
-class Step(nn.Module):
-    def __init__(self, method):
-        super().__init__()
-        self.method = method
-    def forward(self, batch):
-        return self.method.training_step(batch, Progress("train", 40, 100, 0, 9))["loss"]
-
-def build(collective):
-    torch.manual_seed(0)
-    task = Task(tuple("abc"), (60, 20, 4), (9, 9, 9), (3, 2, 2), 100, 8, 9, Flat, collective)
-    cls = METHODS["ecl"]
-    method = cls(cls.Config(embedding_dim=4), task).double()
-    method.embedding[1].eval()  # each device's own BatchNorm statistics are no part of this test
-    return method
-
-def work(rank, file):
-    dist.init_process_group("gloo", init_method="file://" + file, rank=rank, world_size=2)
-    views = torch.randn(2, 8, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double()
-    targets = torch.tensor([0, 0, 0, 0, 1, 2, 1, 0])
-    one = build(Collective())
-    Step(one)(Batch(tuple(views), targets, targets)).backward()
-    two = nn.parallel.DistributedDataParallel(Step(build(Gloo())))
-    mine = slice(4 * rank, 4 * rank + 4)
-    two(Batch(tuple(views[:, mine]), targets[mine], targets[mine])).backward()
-    for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
-        torch.testing.assert_close(q.grad, p.grad, rtol=1e-10, atol=1e-12, msg=name)
-    dist.destroy_process_group()
-
-torch.set_num_threads(1)
-if os.fork() == 0:
-    work(1, sys.argv[1])
-    os._exit(0)
-work(0, sys.argv[1])
-assert os.wait()[1] == 0
+now = Progress("train", 40, 100, 0, 9)
+run(lambda rank: check_gradients(rank, "ecl", 2, now))
 """
 
 
 @pytest.mark.slow
-def test_two_devices_have_the_gradients_of_one(tmp_path):
-    script = tmp_path / "two_devices.py"
-    script.write_text(TWO_DEVICES, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "meet")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_two_devices_have_the_gradients_of_one(on_two_devices):
+    on_two_devices(TWO_DEVICES)

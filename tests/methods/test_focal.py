@@ -1,6 +1,7 @@
 """Focal loss: golden numbers of four published codes, a naive reference, and its properties."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -32,14 +33,8 @@ FORMS = [
 
 
 @pytest.fixture
-def make(make_task):
-    def make(counts=(60, 20, 4), **settings):
-        torch.manual_seed(0)
-        names = tuple(f"class {i}" for i in range(len(counts)))
-        task = make_task(class_names=names, class_counts=tuple(counts))
-        return Focal(Focal.Config(**settings), task)
-
-    return make
+def make(make_method):
+    return partial(make_method, Focal)
 
 
 def random_case(num=7, classes=3, seed=0):

@@ -1,6 +1,7 @@
 """LDAM-DRW: golden numbers of the authors' code, a naive reference, head, margins and schedule."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -28,14 +29,8 @@ ISIC2018 = (4023, 667, 659, 308, 195, 84, 69)
 
 
 @pytest.fixture
-def make(make_task):
-    def make(counts=(60, 20, 4), **settings):
-        torch.manual_seed(0)
-        names = tuple(f"class {i}" for i in range(len(counts)))
-        task = make_task(class_names=names, class_counts=tuple(counts))
-        return LDAMDRW(LDAMDRW.Config(**settings), task)
-
-    return make
+def make(make_method):
+    return partial(make_method, LDAMDRW)
 
 
 def random_case(num=7, classes=3, seed=0):

@@ -1,6 +1,7 @@
 """Logit adjustment: golden numbers of the authors' code, both signs, and its reductions."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -31,14 +32,8 @@ LOSS_CASES = (
 
 
 @pytest.fixture
-def make(make_task):
-    def make(counts=(60, 20, 4), **settings):
-        torch.manual_seed(0)
-        names = tuple(f"class {i}" for i in range(len(counts)))
-        task = make_task(class_names=names, class_counts=tuple(counts))
-        return LogitAdjust(LogitAdjust.Config(**settings), task)
-
-    return make
+def make(make_method):
+    return partial(make_method, LogitAdjust)
 
 
 def random_case(num=7, classes=3, seed=0):

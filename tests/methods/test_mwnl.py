@@ -1,6 +1,7 @@
 """MWNL: golden numbers of the authors' code, a naive reference, schedules and normalisers."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -33,18 +34,8 @@ def at(epoch, epochs=100):
 
 
 @pytest.fixture
-def make(make_task):
-    def make(counts=(60, 20, 4), collective=None, **settings):
-        torch.manual_seed(0)
-        names = tuple(f"class {i}" for i in range(len(counts)))
-        task = make_task(
-            class_names=names,
-            class_counts=tuple(counts),
-            collective=collective or Collective(),
-        )
-        return MWNL(MWNL.Config(**settings), task)
-
-    return make
+def make(make_method):
+    return partial(make_method, MWNL)
 
 
 def random_case(num=7, classes=3, seed=0):

@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -964,39 +962,14 @@ def test_step_gathers_what_all_devices_must_share(make_task, make_batch):
 
 
 TWO_DEVICES = """
-import json, os, sys
-import torch, torch.distributed as dist
+import torch
+import torch.distributed as dist
 from torch import nn
-from ltbench.method import METHODS, Batch, Collective, Progress, Task
-
-class Flat(nn.Module):
-    num_features = 6
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(12, 6)
-    def forward(self, images):
-        return self.layer(images.flatten(1)).tanh()
-
-class Gloo(Collective):
-    world_size = 2
-    def gather(self, x, *, grad=False):
-        rows = [torch.empty_like(x) for _ in range(2)]
-        dist.all_gather(rows, x.contiguous())
-        return torch.cat(rows)
-
-class Step(nn.Module):
-    def __init__(self, method):
-        super().__init__()
-        self.method = method
-    def forward(self, batch, now):
-        return self.method.training_step(batch, now)
+from two_devices import Batch, Collective, Gloo, Progress, Step, build, run
 
 def train(collective, mine, wrap):
-    torch.manual_seed(0)
-    task = Task(tuple("abc"), (60, 20, 4), (9, 9, 9), (3, 2, 2), 10, 8, 9, Flat, collective)
-    cls = METHODS["tsc"]
     # All positives: what each device draws for itself is no part of this test.
-    method = cls(cls.Config(embedding_dim=4, queue_size=16, num_positives=0), task).double()
+    method = build("tsc", collective, epochs=10, queue_size=16, num_positives=0)
     for stage in method.stages()[:2]:
         method.on_stage_start(stage, None)
         module = wrap(Step(method))
@@ -1015,8 +988,7 @@ def train(collective, mine, wrap):
                 method.after_step(outputs, now)
     return method.state_dict()
 
-def work(rank, file):
-    dist.init_process_group("gloo", init_method="file://" + file, rank=rank, world_size=2)
+def work(rank):
     one = train(Collective(), slice(8), lambda m: m)
     two = train(Gloo(), slice(4 * rank, 4 * rank + 4), nn.parallel.DistributedDataParallel)
     for name, value in two.items():
@@ -1025,26 +997,11 @@ def work(rank, file):
         both = [torch.empty_like(two[name]) for _ in range(2)]
         dist.all_gather(both, two[name])
         assert torch.equal(*both), name
-    dist.destroy_process_group()
 
-torch.set_num_threads(1)
-if os.fork() == 0:
-    work(1, sys.argv[1])
-    os._exit(0)
-work(0, sys.argv[1])
-assert os.wait()[1] == 0
+run(work)
 """
 
 
 @pytest.mark.slow
-def test_two_devices_keep_one_queue_and_train_as_one(tmp_path):
-    script = tmp_path / "two_devices.py"
-    script.write_text(TWO_DEVICES, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "meet")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_two_devices_keep_one_queue_and_train_as_one(on_two_devices):
+    on_two_devices(TWO_DEVICES)
