@@ -157,10 +157,16 @@ class MethodConformance:
         self._run(tmp_path, epochs=2)
 
     def test_loss_falls(self, whole: Outcome) -> None:
-        """Within the last stage, the loss of the last epoch is below that of the first."""
-        rows = whole.folder.epochs()
-        losses = [row["train"]["loss"] for row in rows if row["stage"] == rows[-1]["stage"]]
-        assert losses[-1] < losses[0] or len(losses) < 3, f"losses by epoch: {losses}"
+        """In some stage the loss of the last epoch is below that of the first.
+
+        Not in every one: while a queue fills, its loss compares with more and more entries.
+        """
+        losses: dict[str, list[float]] = {}
+        for row in whole.folder.epochs():
+            losses.setdefault(row["stage"], []).append(row["train"]["loss"])
+        longer = [values for values in losses.values() if len(values) > 1]
+        assert longer, f"every stage of this run has one epoch: {list(losses)}"
+        assert any(values[-1] < values[0] for values in longer), f"by stage and epoch: {losses}"
 
     def test_bf16_is_close_to_fp32(self, whole: Outcome, tmp_path: Path) -> None:
         """The first epoch's loss differs by no more than bf16's rounding can explain."""
