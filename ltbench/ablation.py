@@ -54,11 +54,12 @@ def ablation_rows(method: str, only: Sequence[str] = ()) -> list[str]:
     for one in wanted:
         if one not in declared:
             raise UsageError(suggest(f"ablation of {name}", one, list(declared)))
-    if preset in declared:
-        raise UsageError(
-            f"'{method}' is itself a row of {name}'s ablation. Give the method alone, or with a "
-            f"preset as the base of all rows; --only {preset} runs this row."
-        )
+    for part in preset.split("+"):
+        if part in declared:
+            raise UsageError(
+                f"'{part}' of '{method}' is itself a row of {name}'s ablation. Give the method "
+                f"alone, or with a preset as the base of all rows; --only {part} runs this row."
+            )
     base = [preset] if preset else []
     rows = [row for row in declared if not wanted or row in wanted]
     return [f"{name}@{'+'.join([*base, row])}" for row in rows]

@@ -16,7 +16,7 @@ from ltbench.columns import columns, paragraph
 from ltbench.composition import COMPOSITIONS
 from ltbench.config import load_recipe, preset_settings, recipe_names
 from ltbench.errors import UsageError
-from ltbench.evidence import RECIPE, equations, golden_checks, settings_beside
+from ltbench.evidence import NO_PRESET, RECIPE, equations, golden_checks, settings_beside
 from ltbench.explain import allowed, inner_model, searched
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
 from ltbench.report.cards import card, index
@@ -132,7 +132,7 @@ def _evidence(facts: Facts, width: int) -> list[str]:
     differing = [
         {key: _short(value) for key, value in row.items()}
         for row in facts["settings_beside"]
-        if not row["ours"] == row["paper"] == row["authors"]
+        if any(row[other] not in (row["ours"], NO_PRESET) for other in ("paper", "authors"))
     ]
     if differing:
         title = "Settings that are not the same in our defaults, the paper and the authors' code"
@@ -154,7 +154,7 @@ def _golden(golden: Facts | None, width: int) -> str:
 
 
 def _short(value: Any) -> str:
-    text = RECIPE if value == RECIPE else _yaml(value)
+    text = value if value in (RECIPE, NO_PRESET) else _yaml(value)
     return text if len(text) <= _LONG else "(see the preset)"
 
 

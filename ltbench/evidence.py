@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from types import ModuleType
@@ -20,8 +19,10 @@ from ltbench.settings import flat
 Facts = dict[str, Any]
 
 _CHECKS = "golden_checks.json"
-# What a column of the settings shows for a setting that is the recipe's there.
+# What a column of the settings shows for a setting that is the recipe's there, and in every line
+# where the method has no preset of the column's name.
 RECIPE = "(recipe)"
+NO_PRESET = "-"
 
 
 def equations(method: type[Method]) -> list[Facts]:
@@ -56,19 +57,26 @@ def settings_beside(method: type[Method]) -> list[Facts]:
 
     Returns:
         `setting`, and its value in `ours` (the defaults), `paper` and `authors` (presets of these
-        names; without one the method does not tell them apart from the defaults).
+        names; `NO_PRESET` without one: its values are then not on record).
     """
     ours = {
         f"method.{key}": value
         for key, value in flat(to_jsonable_python(method.Config().model_dump())).items()
     } | dict(method.defaults)
-    columns: dict[str, Mapping[str, Any]] = {"ours": ours}
+    columns = {"ours": ours}
     for name in ("paper", "authors"):
-        preset = preset_settings(method, name) if name in method.presets else {}
-        columns[name] = ours | flat(to_jsonable_python(dict(preset)))
+        if name in method.presets:
+            columns[name] = ours | flat(to_jsonable_python(dict(preset_settings(method, name))))
     names = dict.fromkeys(key for column in columns.values() for key in column)
+    unknown = dict.fromkeys(names, NO_PRESET)
     return [
-        {"setting": name, **{of: column.get(name, RECIPE) for of, column in columns.items()}}
+        {
+            "setting": name,
+            **{
+                of: columns.get(of, unknown).get(name, RECIPE)
+                for of in ("ours", "paper", "authors")
+            },
+        }
         for name in names
     ]
 
@@ -101,9 +109,22 @@ def _recorded() -> Facts:
 
 
 def _signature(function: Any) -> str:
-    """As written: annotations without quotes, functions as defaults by their names."""
-    text = str(inspect.signature(function)).replace("'", "")
+    """As written: annotations are texts already, and functions as defaults have names."""
+    signature = inspect.signature(function)
+    plain = [p.replace(annotation=_Plain(p.annotation)) for p in signature.parameters.values()]
+    text = str(
+        signature.replace(parameters=plain, return_annotation=_Plain(signature.return_annotation))
+    )
     return re.sub(r"<function (\w+) at 0x\w+>", r"\1", text)
+
+
+class _Plain(str):
+    """An annotation that a signature shows without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _explains(function: Any, module: ModuleType) -> bool:

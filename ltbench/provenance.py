@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltbench.files import write_bytes
+from ltbench.files import sha256_hex, write_bytes
 
+FOLDER = Path(__file__).resolve().parent
 PACKAGES = ("ltbench", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "scikit-learn")
 
 
@@ -24,15 +25,30 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
+def code_files() -> list[Path]:
+    """The harness's source files, sorted: all but the plugins, which have digests of their own."""
+    plugins = {FOLDER / name for name in ("methods", "datasets", "published")}
+    return sorted(file for file in FOLDER.rglob("*.py") if not plugins & set(file.parents))
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 of the names and contents of `code_files`."""
+    lines = (
+        f"{file.relative_to(FOLDER).as_posix()} {sha256_hex(file.read_bytes())}\n"
+        for file in code_files()
+    )
+    return sha256_hex("".join(lines).encode())
+
+
 @functools.cache
 def git_state() -> dict[str, Any] | None:
     """Commit and dirty flag of the checkout this code runs from; None where it is not one."""
-    folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(folder), *arguments],
+                ["git", "-C", str(FOLDER), *arguments],
                 capture_output=True,
                 text=True,
                 timeout=10,

@@ -3,8 +3,9 @@
 `<results>/stages/<key>/seed-<n>/` holds what a run was when a stage began: `state.pt` (a
 checkpoint), the history `epochs.jsonl`, and `origin.json`, written last, which says who made it.
 The key is the hash of all that had a say up to there: the cell's own without the settings that the
-method declares to act from that stage on only (`Method.stage_settings`). The folder may be deleted
-at any time; runs then train their first stages themselves.
+method declares to act from that stage on only (`Method.stage_settings`), and with the harness's
+code and the libraries' versions: no number comes from two of them. The folder may be deleted at any
+time; runs then train their first stages themselves.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def key_parts_before(cell: Cell, stage: str) -> dict[str, Any]:
     inactive = {key for name in names[names.index(stage) :] for key in later[name]} | {*_LABELS}
     settings = flat(cell.key_parts["config"])
     kept = {key: value for key, value in settings.items() if key not in inactive}
-    return {**cell.key_parts, "config": kept, "before": stage}
+    made_by = {"code": provenance.code_digest(), "versions": provenance.versions()}
+    return {**cell.key_parts, **made_by, "config": kept, "before": stage}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,6 @@ class StageKeeper:
             "run": self.folder.name,
             "seed": self.seed,
             "key_parts": self.key_parts[stage],
-            "versions": provenance.versions(),
             "git": provenance.git_state(),
         }
         write_json(kept / _ORIGIN, origin)
@@ -95,14 +96,14 @@ def take_over(cell: Cell, folder: RunFolder, results: Path) -> dict[str, Any] | 
     """Give a run that begins anew the checkpoint of a run that shares its first stages.
 
     Returns:
-        What the record says of it (`before`, `run`, `versions`, `git`); None where there is none.
+        What the record says of it (`before`, `run`, `git`); None where there is none.
     """
     for stage in reversed(list(cell.method_class.stage_settings)):
         kept = _kept_at(cell, stage, results)
         if not (kept / _ORIGIN).is_file():
             continue
         origin = read_json(kept / _ORIGIN)
-        taken = {name: origin[name] for name in ("before", "run", "versions", "git")}
+        taken = {name: origin[name] for name in ("before", "run", "git")}
         # The checkpoint last: without it the run begins anew, whatever else is there.
         write_bytes(folder.epochs_file, (kept / _HISTORY).read_bytes())
         write_json(folder.path / TAKEN_OVER, taken)

@@ -97,7 +97,7 @@ def bilateral_cross_entropy(
     return alpha * conventional + (1 - alpha) * rebalancing, conventional, rebalancing
 
 
-_AUTHORS = {"method.horizon": "authors", "optimizer.nesterov": True}
+_AUTHORS = {"optimizer.nesterov": True}
 _CIFAR = {
     "optimizer.name": "sgd",
     "optimizer.lr": 0.1,
@@ -139,10 +139,10 @@ class BBN(Method):
     """
 
     class Config(MethodConfig):
-        """Settings of BBN; defaults are the authors' code's, with D = T."""
+        """Settings of BBN; defaults are the authors' code's."""
 
         horizon: Literal["authors"] | Annotated[float, Field(ge=1, le=10)] = Field(
-            1.0,
+            "authors",
             description="D as a multiple of the run's epochs T; 'authors': 100 for 90, 200 for 180",
         )
         branch_factor: float = Field(
@@ -153,11 +153,11 @@ class BBN(Method):
     search_space: ClassVar = {"horizon": FloatDistribution(1.0, 2.0)}
     presets: ClassVar = {
         "paper": Preset(
-            "two classifiers without bias, their logits not doubled",
-            {"method.branch_factor": 1.0, "method.bias": False},
+            "two classifiers without bias, their logits not doubled; D = T",
+            {"method.branch_factor": 1.0, "method.bias": False, "method.horizon": 1.0},
         ),
         "authors": Preset(
-            "the authors' code: Nesterov momentum; D = 100 and 200 in runs of 90 and 180 epochs",
+            "the authors' code: Nesterov momentum",
             _AUTHORS,
         ),
         "authors_cifar": Preset(

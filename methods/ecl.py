@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
@@ -212,9 +213,11 @@ def authors_f1(report: ClassReport) -> Tensor:
         *(x.tolist() for x in (report.precision, report.recall, report.support)), strict=True
     )
     for precision, recall, support in rows:
+        # np.float64: NumPy rounds ties by the product with 10^4, Python by the exact value.
+        precision, recall = np.float64(precision), np.float64(recall)
         hits, others = recall * support, total - support
         # Where precision is 0, so is recall, and the specificity does not matter.
-        false_positives = hits / precision - hits if precision else 0.0
+        false_positives = np.rint(hits / precision - hits) if precision else 0.0
         specificity = round(1 - false_positives / others, 4) if others else 0.0
         p, r = round(precision, 4), round(recall, 4)
         values.append(round(2 * p * r / (p + r), 4) if r and specificity else 0.0)

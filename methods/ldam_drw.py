@@ -137,6 +137,7 @@ class LDAMDRW(Method):
         "paper": Preset(
             "inverse-frequency weights in the second stage", {"reweight.name": "inverse"}
         ),
+        "authors": Preset("the defaults, which are the released code's", {}),
         "no_drw": Preset(
             "LDAM alone: the released code in runs of fewer than 161 epochs",
             {"reweight.name": "none"},

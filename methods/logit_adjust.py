@@ -123,6 +123,7 @@ class LogitAdjust(Method):
         "loss": Preset("the prior in the loss", {"method.form": "loss"}),
         "posthoc": Preset("the prior at inference", {"method.form": "posthoc"}),
         "paper": Preset("without the floor of the code", {"method.floor": 0.0}),
+        "authors": Preset("the code's default form", {"method.form": "posthoc"}),
         "authors_cifar10": Preset(
             "the code on CIFAR-10-LT: post-hoc, 1241 epochs, drops at 604, 926 and 1128",
             _cifar(1241, 20, (604, 926, 1128)),
@@ -136,7 +137,8 @@ class LogitAdjust(Method):
         "the prior is counted in the training split; the code reads it from a file it does not "
         "ship",
         "with presets authors_*: weight decay also acts on BatchNorm, warm-up rises by epochs and "
-        "not by steps, and the network is the recipe's, not the code's 15 bottleneck units",
+        "not by steps, pixels are normalised as in the recipe and not to -0.5..0.5, and the "
+        "network is the recipe's, not the code's 15 bottleneck units",
     )
 
     shifts: Tensor

@@ -199,7 +199,7 @@ def in_batch_targeted_loss(
         losses, _ = positive_pair_losses(logits, masked_logsumexp(logits, ~itself), all_labels)
     else:
         positives = own & ~itself
-        pairs = F.softplus(masked_logsumexp(logits, ~own)[:, None] - logits)
+        pairs = -F.logsigmoid(logits - masked_logsumexp(logits, ~own)[:, None])
         losses = torch.where(positives, pairs, 0.0).sum(dim=1) / positives.sum(dim=1)
     is_anchor = torch.ones_like(classes, dtype=torch.bool)
     is_image = torch.full_like(labels, anchors == "all", dtype=torch.bool)
@@ -344,24 +344,26 @@ class TSC(Method):
         """Refuse what would fail in the middle of a run.
 
         Raises:
-            UsageError: a queue that whole batches do not fill; more classes than matching in every
-                step takes, or than targets find room on the sphere.
+            UsageError: one class; a queue that whole batches do not fill; more classes than
+                matching in every step takes, or than targets find room on the sphere.
         """
         classes, dim = task.num_classes, config.embedding_dim
         if config.queue_size is not None and config.queue_size % task.batch_size:
+            whole = max(1, config.queue_size // task.batch_size) * task.batch_size
             raise UsageError(
                 f"method.queue_size is {config.queue_size}, expected a multiple of batch_size "
-                f"({task.batch_size} over all devices). Take "
-                f"{-(-config.queue_size // task.batch_size) * task.batch_size}, or leave it out."
+                f"({task.batch_size} over all devices). Take {whole}, or leave it out."
             )
         if config.matching == "step" and classes > MAX_CLASSES_MATCHED_BY_STEP:
             raise UsageError(
                 f"method.matching=step takes at most {MAX_CLASSES_MATCHED_BY_STEP} classes, and "
                 f"there are {classes}. Set method.matching=epoch."
             )
-        if classes > dim + 1 and classes > most_targets(dim):
+        if classes < 2:
+            raise UsageError("TSC spreads the targets of two classes or more, and there is one.")
+        if config.kcl_part < 1 and classes > dim + 1 and classes > most_targets(dim):
             raise UsageError(
-                f"method.embedding_dim is {dim}: on that sphere at most {most_targets(dim):.0f} "
+                f"method.embedding_dim is {dim}: on that sphere at most {int(most_targets(dim))} "
                 f"targets keep a cosine of {MAX_TARGET_COSINE} or less, and there are {classes} "
                 "classes. Raise method.embedding_dim."
             )
@@ -417,7 +419,7 @@ class TSC(Method):
         lr = self.config.linear_lr * self.task.batch_size / 2048
 
         def schedule(epoch: int, epochs: int) -> float:
-            return 0.1 ** sum(epoch >= round(part * epochs) for part in (0.5, 0.75))
+            return 0.1 ** sum(epoch >= max(1, round(part * epochs)) for part in (0.5, 0.75))
 
         parameters = self.head.parameters()
         return [OptimizerSpec(parameters, lr=lr, weight_decay=0.0, schedule=schedule)]

@@ -92,6 +92,11 @@ def test_written_to_a_file(ablate, tmp_path):
     assert all(",Whole batch_size=8" in line for line in lines[1:])
 
 
+def test_a_row_in_a_joined_base_is_refused():
+    with pytest.raises(UsageError, match=r"'no_cycle' of .* is itself a row"):
+        ablation_rows("ecl@no_cycle+authors_losses", ["proxies_2"])
+
+
 def test_rows_on_a_preset(ablate):
     answer = ablate("--only", "full", method="toy_rows@authors")
     assert answer.code == 0

@@ -59,7 +59,7 @@ def test_a_setting_of_a_preset_alone_is_the_recipes_elsewhere():
     assert rows["epochs"] == {
         "setting": "epochs",
         "ours": "(recipe)",
-        "paper": "(recipe)",
+        "paper": "-",
         "authors": 1,
     }
     assert (rows["method.smoothing"]["ours"], rows["method.smoothing"]["authors"]) == (0.1, 0.3)
@@ -105,3 +105,13 @@ def test_cards_below_a_file_are_refused(bench, tmp_path):
     assert answer.code != 0
     assert answer.err.startswith("error: ")
     assert "Traceback" not in answer.err
+
+
+def test_what_no_preset_says_is_not_made_up():
+    text = cards()["hybrid_sc.md"]
+    assert "there is no preset `paper` or `authors`" in text
+    settings = text.partition("## Settings")[2].partition("\n##")[0]
+    rows = [line for line in settings.splitlines() if line.startswith("| `")]
+    assert rows
+    assert all(line.split(" | ")[2:4] == ["-", "-"] for line in rows)
+    assert "Settings that are not the same" not in render(about("hybrid_sc"))

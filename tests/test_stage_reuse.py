@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from ltbench import runner
+from ltbench import provenance, runner
 from ltbench.errors import VerificationError
 from ltbench.runner import Place
 from ltbench.stage_reuse import STAGES, TAKEN_OVER
@@ -128,3 +128,21 @@ def test_damage_is_named(results):
     trained, outcome = stages_trained(results, resume="never")
     assert trained == ["features", "classifier"]
     assert outcome.status == "ran"
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("code_digest", "0" * 64), ("versions", {"torch": "0.0.0"})]
+)
+def test_other_code_or_libraries_share_nothing(results, monkeypatch, name, other):
+    """Otherwise a number would come from two of them."""
+    monkeypatch.setattr(f"ltbench.stage_reuse.provenance.{name}", lambda: other)
+    trained, outcome = stages_trained(results)
+    assert trained == ["features", "classifier"]
+    assert outcome.record["taken_over"] is None
+
+
+def test_the_code_is_the_harness_without_its_plugins():
+    assert len(provenance.code_digest()) == 64
+    counted = {file.relative_to(provenance.FOLDER).as_posix() for file in provenance.code_files()}
+    assert {"trainer.py", "functional.py", "training/schedules.py"} <= counted
+    assert not any(name.startswith(("methods/", "datasets/")) for name in counted)

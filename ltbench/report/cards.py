@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from ltbench.evidence import NO_PRESET, RECIPE
+
 Facts = Mapping[str, Any]
 
 _LONG = 60  # characters of a value above which the table of settings points to the preset
@@ -79,19 +81,20 @@ def _settings(facts: Facts) -> str:
         known = meaning.get(name, {})
         ours = _cell(beside["ours"])
         others = [_cell(beside[column]) for column in ("paper", "authors")]
-        marked = [f"**{other}**" if other != ours else other for other in others]
+        marked = [f"**{it}**" if it not in (ours, NO_PRESET) else it for it in others]
         said = _plain(str(known.get("meaning", "setting of the run")))
         rows.append([f"`{name}`", ours, *marked, _plain(str(known.get("allowed", ""))), said])
     if not rows:
         return "None of its own."
     table = _table(["Setting", "Ours", "Paper", "Authors", "Allowed", "Meaning"], rows)
-    named = [name for name in ("paper", "authors") if name in facts["presets"]]
-    said = "Bold: not as ours. "
-    if not named:
-        said += "Paper and authors' code have no preset: where they differ, departures say so."
-    elif len(named) == 1:
-        said += f"Only `{facts['name']}@{named[0]}` differs from ours in settings."
-    return f"{table}\n\n{said.strip()}"
+    without = [f"`{name}`" for name in ("paper", "authors") if name not in facts["presets"]]
+    said = "Bold: not as ours."
+    if without:
+        said += (
+            f" {NO_PRESET}: there is no preset {' or '.join(without)}; what is known of a "
+            "difference is among the departures, and in presets of other names."
+        )
+    return f"{table}\n\n{said}"
 
 
 def _presets(facts: Facts) -> list[str]:
@@ -139,7 +142,7 @@ def _prose(text: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = _yaml(value)
+    text = value if value in (RECIPE, NO_PRESET) else _yaml(value)
     return "see preset" if len(text) > _LONG else _plain(text)
 
 

@@ -16,7 +16,8 @@ def lr_factor(schedule: ScheduleConfig, epoch: int, epochs: int) -> float:
             rate and the last just above 0
         step: gamma ** (number of milestones m with e >= round(m * epochs))
     `early_step` takes e + 1 for e, as code that steps its scheduler before the epoch; the last
-    cosine epoch then moves nothing.
+    cosine epoch then moves nothing. In runs so short that a milestone falls on their first epoch,
+    it counts from the second on.
     """
     position = epoch + 1 if schedule.early_step else epoch
     warmup_epochs = round(schedule.warmup * epochs)
@@ -26,6 +27,7 @@ def lr_factor(schedule: ScheduleConfig, epoch: int, epochs: int) -> float:
         fraction = (position - warmup_epochs) / max(1, epochs - warmup_epochs)
         return (1 + math.cos(math.pi * min(1.0, fraction))) / 2
     if schedule.name == "step":
-        passed = sum(position >= round(m * epochs) for m in schedule.milestones)
+        early = position - epoch
+        passed = sum(epoch >= max(1, round(m * epochs) - early) for m in schedule.milestones)
         return schedule.gamma**passed
     return 1.0

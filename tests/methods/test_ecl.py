@@ -490,6 +490,19 @@ def report_of(predicted: list[int], targets: list[int], num_classes: int) -> Cla
     return ClassReport(*torch.tensor(rows, dtype=torch.float64).T)
 
 
+@pytest.mark.parametrize(
+    ("hits", "chosen", "support", "f1"),
+    [(1, 160, 2, 0.0122), (131, 162, 160, 0.8137), (77, 160, 171, 0.4652)],
+)
+def test_f1_is_rounded_as_numpy_rounds(hits, chosen, support, f1):
+    """1 / 160 is 0.00625: NumPy's four decimals are 0.0062, Python's 0.0063."""
+    others = 400
+    predicted = [0] * hits + [1] * (support - hits) + [0] * (chosen - hits)
+    predicted += [1] * (others - chosen + hits)
+    report = report_of(predicted, [0] * support + [1] * others, 2)
+    assert float(authors_f1(report)[0]) == f1
+
+
 def test_golden_f1_feedback(golden, meets):
     for case in golden("ecl_f1_feedback")["cases"]:
         report = report_of(case["pred"], case["label"], case["num_classes"])

@@ -807,6 +807,7 @@ def test_linear_stage(make_tsc, make_batch):
     assert spec.params_list == tuple(method.head.parameters())
     assert (spec.lr, spec.weight_decay) == (10 * 8 / 2048, 0.0)
     factors = [spec.schedule(epoch, 40) for epoch in (0, 19, 20, 29, 30, 39)]
+    assert [spec.schedule(0, epochs) for epochs in (1, 2, 3)] == [1.0, 1.0, 1.0]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert not method.backbone.training
     state = {k: v.clone() for k, v in method.state_dict().items() if not k.startswith("head.")}
@@ -1005,3 +1006,27 @@ run(work)
 @pytest.mark.slow
 def test_two_devices_keep_one_queue_and_train_as_one(on_two_devices):
     on_two_devices(TWO_DEVICES)
+
+
+def test_pair_gradients_are_exact_where_similarities_are_far_apart():
+    """Over 20, where a soft-plus that turns linear is off by 2e-9."""
+    generator = torch.Generator().manual_seed(168)
+    rows = F.normalize(torch.randn(3, 3, generator=generator, dtype=torch.float64), dim=-1)
+    targets = F.normalize(torch.randn(2, 3, generator=generator, dtype=torch.float64), dim=-1)
+    labels, tau = torch.tensor([0, 0, 1]), 0.07
+    features = rows.clone().requires_grad_()
+    settings = {"temperature": tau, "base_temperature": tau, "target_repeat": 1}
+    in_batch_targeted_loss(
+        features[:, None], labels, targets, denominator="pair", **settings
+    ).backward()
+    wanted = rows.clone().requires_grad_()
+    entries, classes = torch.cat([wanted, targets]), torch.cat([labels, torch.arange(2)])
+    logits = entries @ entries.T / tau
+    assert logits.max() - logits.min() > 20
+    same = classes[:, None] == classes
+    positive = same & ~torch.eye(5, dtype=torch.bool)
+    others = logits.masked_fill(same, -torch.inf).logsumexp(dim=1, keepdim=True)
+    pairs = torch.where(positive, torch.logaddexp(logits, others) - logits, 0.0)
+    (pairs.sum(dim=1) / positive.sum(dim=1)).mean().backward()
+    error = (features.grad - wanted.grad).abs().max() / wanted.grad.abs().max()
+    assert error < 1e-11

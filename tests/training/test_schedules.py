@@ -62,3 +62,10 @@ def test_early_step_moves_milestones_and_warmup_one_epoch_forward():
 
 def test_warmup_shorter_than_half_an_epoch_is_none():
     assert factors(5, warmup=0.05) == factors(5)
+
+
+@pytest.mark.parametrize("early_step", [False, True])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_the_first_epoch_of_a_short_run_is_before_every_milestone(epochs, early_step):
+    settings = {"name": "step", "milestones": (0.3, 0.5, 0.7), "gamma": 0.1}
+    assert factors(epochs, early_step=early_step, **settings)[0] == 1.0
