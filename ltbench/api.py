@@ -102,6 +102,8 @@ def run(
         method, dataset, protocol, recipe, dict(settings or {}), config_file, tuned_file
     )
     place = Place(results=results, data_root=data_root, resume=resume, plugins=tuple(plugins))
+    for seed in seeds:
+        check(request, seed, place)
     return [run_seed(request, seed, place) for seed in seeds]
 
 
@@ -135,6 +137,24 @@ def ablate(
     request = Request(method, dataset, protocol, recipe, dict(settings or {}))
     place = Place(results=results, data_root=data_root, plugins=tuple(plugins))
     return run_ablation(request, ablation_rows(method, only), seeds, place, run_seed=run_seed)
+
+
+def check(request: Request, seed: int, place: Place) -> None:
+    """Refuse what would be refused before training, without training: for the first of several.
+
+    Raises:
+        UsageError, DataMissingError, VerificationError: with what to do about it.
+    """
+    from ltbench.cell import prepare
+    from ltbench.config import asked, resolve
+
+    request = replace(request, settings={**request.settings, "seed": seed})
+    prepare(
+        resolve(request),
+        results=place.results,
+        data_root=place.data_root,
+        asked=asked(request),
+    )
 
 
 def run_seed(request: Request, seed: int, place: Place) -> Outcome:

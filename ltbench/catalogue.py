@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from ltbench.columns import columns, paragraph
-from ltbench.composition import COMPOSITIONS
+from ltbench.composition import compositions_of
 from ltbench.config import load_recipe, preset_settings, recipe_names
 from ltbench.errors import UsageError
 from ltbench.evidence import NO_PRESET, RECIPE, equations, golden_checks, settings_beside
@@ -116,7 +116,7 @@ def _sections(facts: Facts, width: int) -> list[str]:
     if facts.get("compositions"):
         names = ", ".join(f"{facts['name']}@{name}" for name in facts["compositions"])
         text = f"{names}; several with +, see `list presets`"
-        parts.append("Compositions, open to every method\n" + paragraph(text, width, "  ", "  "))
+        parts.append("Compositions that it leaves room for\n" + paragraph(text, width, "  ", "  "))
     if facts.get("departures"):
         lines = [
             paragraph(text, width, f"  {i}. ", "     ")
@@ -135,7 +135,7 @@ def _evidence(facts: Facts, width: int) -> list[str]:
         if any(row[other] not in (row["ours"], NO_PRESET) for other in ("paper", "authors"))
     ]
     if differing:
-        title = "Settings that are not the same in our defaults, the paper and the authors' code"
+        title = "Settings that are not the same in our defaults and the presets paper and authors"
         parts.append(f"{title}\n" + columns(differing, width=width))
     parts.append(_golden(facts["golden"], width))
     for function in facts["equations"]:
@@ -194,7 +194,7 @@ def _method(name: str) -> Facts:
         "defaults": dict(method.defaults),
         "presets": _declared(method.presets),
         "ablations": _declared(method.ablations),
-        "compositions": list(COMPOSITIONS),
+        "compositions": compositions_of(method),
         "departures": list(method.departures),
         "equations": equations(method),
         "settings_beside": settings_beside(method),

@@ -21,7 +21,7 @@ from ltbench.dataset import Source, Split
 from ltbench.errors import UsageError
 from ltbench.files import canonical_json, sha256_hex
 from ltbench.method import Collective, Method, Task
-from ltbench.models import BackboneFactory
+from ltbench.models import BackboneFactory, check_images
 from ltbench.registry import DATASETS, METHODS, source_files, suggest
 from ltbench.training.devices import device_kind, resolved_precision, resolved_threads
 from ltbench.warm_start import WarmStart, check_start, find_start
@@ -230,8 +230,8 @@ def _key_parts(
 ) -> dict[str, Any]:
     plugins: dict[str, Any] = {"method": method, "dataset": type(dataset)}
     settings = config.hashed()
-    # What is in a file and what a run learned count, not what they are called here.
-    settings["init_from"] = None if start is None else start.digest
+    # Which run it is counts, and what is in a file, not what they are called here.
+    settings["init_from"] = None if start is None else start.identity
     if factory.from_file:
         settings["weights"] = "file"
     return {
@@ -263,7 +263,9 @@ def _check(cell: Cell) -> None:
     _check_composition(config, method)
     if config.sync_batchnorm and cell.key_parts["device"] != "cuda":
         raise UsageError("sync_batchnorm needs CUDA devices; on CPU leave it false.")
-    method.check(config.method, cell.task())
+    task = cell.task()
+    check_images(config.backbone, *task.input_shape)
+    method.check(config.method, task)
 
 
 def _check_composition(config: RunConfig, method: type[Method]) -> None:

@@ -105,6 +105,8 @@ def describe(
     from ltbench.columns import terminal_width
 
     add_plugins(plugins)
+    if cards is not None and plugins:
+        raise UsageError("describe --cards writes this project's own methods; leave out --plugin.")
     if cards is not None and name is None:
         click.echo("\n".join(f"Wrote {file}" for file in api.write_cards(cards)))
         return
@@ -155,6 +157,9 @@ def run(
         for request, one in cells:
             console.dry_run(request, one, place)
         return
+    if len(cells) > 1:
+        for request, one in cells:
+            api.check(request, one, place)
     outcomes = []
     for request, one in cells:
         outcomes.append(api.run_seed(request, one, place))

@@ -10,6 +10,7 @@ from typing import Any
 
 _GAP = "  "
 _NARROWEST = 14
+_LONGEST_WORD = 40
 
 
 def terminal_width() -> int | None:
@@ -29,7 +30,12 @@ def columns(
     names = [name for name in rows[0] if any(row[name] not in ("", None, []) for row in rows)]
     cells = [[_text(row[name]) for name in names] for row in rows]
     natural = [max(len(cell) for cell in column) for column in zip(names, *cells, strict=True)]
-    widths = _narrowed(natural, width)
+    floors = [_NARROWEST] * len(names)
+    if not cut:  # A word that is wrapped can be neither searched nor copied.
+        floors = [
+            _longest_word([n, *c]) for n, c in zip(names, zip(*cells, strict=True), strict=True)
+        ]
+    widths = _narrowed(natural, floors, width)
     lines = [names, ["-" * one for one in widths]]
     for row in cells:
         fitted = [_fit(cell, one, cut) for cell, one in zip(row, widths, strict=True)]
@@ -53,13 +59,18 @@ def paragraph(text: str, width: int, indent: str = "", hanging: str = "") -> str
     )
 
 
-def _narrowed(natural: Sequence[int], width: int | None) -> list[int]:
+def _longest_word(cells: Sequence[str]) -> int:
+    words = (word for cell in cells for word in cell.split())
+    return max(_NARROWEST, *(min(len(word), _LONGEST_WORD) for word in words))
+
+
+def _narrowed(natural: Sequence[int], floors: Sequence[int], width: int | None) -> list[int]:
     widths = list(natural)
     while width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        widest = max(range(len(widths)), key=widths.__getitem__)
-        if widths[widest] <= _NARROWEST:
+        wide = [i for i in range(len(widths)) if widths[i] > floors[i]]
+        if not wide:
             break
-        widths[widest] -= 1
+        widths[max(wide, key=widths.__getitem__)] -= 1
     return widths
 
 

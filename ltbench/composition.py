@@ -74,6 +74,20 @@ COMPOSITIONS: Mapping[str, tuple[str, Mapping[str, object]]] = {
 }
 
 
+def compositions_of(method: type[Method]) -> list[str]:
+    """Names of the `COMPOSITIONS` that the method's own hooks leave room for."""
+    closed: tuple[str, ...] = ()
+    if method.training_step is not Method.training_step:
+        closed += ("mix.", "reweight.")
+    if method.update is not Method.update:
+        closed += ("optimizer.sam_rho",)
+    return [
+        name
+        for name, (_, row) in COMPOSITIONS.items()
+        if not any(key.startswith(closed) for key in row)
+    ]
+
+
 class Mixed(NamedTuple):
     """Pictures with two labels each: loss = label_weight l(y) + (1 - label_weight) l(other)."""
 

@@ -303,7 +303,10 @@ def rebuild(stored: Settings) -> RunConfig:
 def preset_settings(method: Any, preset: str | None) -> Settings:
     """The dotted settings of a preset, an ablation or a composition; several joined by "+"."""
     settings: Settings = {}
-    for part in preset.split("+") if preset else ():
+    parts = [normalise(part) for part in preset.split("+")] if preset else []
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"{method.info.name}@{preset} names a preset twice. Name each once.")
+    for part in parts:
         known = {name: row for name, (_, row) in COMPOSITIONS.items()}
         known |= {n: p.settings for n, p in {**method.ablations, **method.presets}.items()}
         name = normalise(part)

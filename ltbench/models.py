@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable
@@ -194,6 +195,24 @@ class BackboneFactory:
                 f"shape {shapes[:3]}."
             )
         return given
+
+
+@functools.cache
+def check_images(name: str, in_channels: int, height: int, width: int) -> None:
+    """Send a picture of zeros through a backbone of this name.
+
+    Raises:
+        UsageError: it does not take pictures of this size.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        backbone = BackboneFactory(name, in_channels)().eval()
+        try:
+            backbone(torch.zeros(1, in_channels, height, width))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UsageError(
+                f"backbone '{name}' does not take the recipe's pictures of {height} x {width}: "
+                f"{error} Choose another backbone, or other `views`."
+            ) from error
 
 
 def read_state(file: Path) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ltbench import provenance
 from ltbench.cell import KEY_LENGTH, Cell
+from ltbench.errors import DataMissingError, VerificationError
 from ltbench.files import (
     canonical_json,
     read_json,
@@ -76,18 +77,21 @@ class StageKeeper:
     def keep(self, stage: str) -> None:
         """Keep the run's checkpoint, taken at the end of the stage before `stage`."""
         kept = self.kept_at.get(stage)
-        if kept is None or (kept / _ORIGIN).is_file():
+        if kept is None or _origin(kept) is not None:
             return
         with storage_errors(kept):
             kept.mkdir(parents=True, exist_ok=True)
-        write_bytes(kept / _STATE, (self.folder.path / CHECKPOINT).read_bytes())
-        write_bytes(kept / _HISTORY, self.folder.epochs_file.read_bytes())
+        files = {_STATE: self.folder.path / CHECKPOINT, _HISTORY: self.folder.epochs_file}
+        contents = {name: file.read_bytes() for name, file in files.items()}
+        for name, content in contents.items():
+            write_bytes(kept / name, content)
         origin = {
             "before": stage,
             "run": self.folder.name,
             "seed": self.seed,
             "key_parts": self.key_parts[stage],
             "git": provenance.git_state(),
+            "digests": {name: sha256_hex(content) for name, content in contents.items()},
         }
         write_json(kept / _ORIGIN, origin)
 
@@ -100,9 +104,9 @@ def take_over(cell: Cell, folder: RunFolder, results: Path) -> dict[str, Any] | 
     """
     for stage in reversed(list(cell.method_class.stage_settings)):
         kept = _kept_at(cell, stage, results)
-        if not (kept / _ORIGIN).is_file():
+        origin = _origin(kept)
+        if origin is None:
             continue
-        origin = read_json(kept / _ORIGIN)
         taken = {name: origin[name] for name in ("before", "run", "git")}
         # The checkpoint last: without it the run begins anew, whatever else is there.
         write_bytes(folder.epochs_file, (kept / _HISTORY).read_bytes())
@@ -110,6 +114,19 @@ def take_over(cell: Cell, folder: RunFolder, results: Path) -> dict[str, Any] | 
         write_bytes(folder.path / CHECKPOINT, (kept / _STATE).read_bytes())
         return taken
     return None
+
+
+def _origin(kept: Path) -> dict[str, Any] | None:
+    """What is said of a kept stage; None where there is none, or one that is not whole.
+
+    A stage that is damaged is trained again and kept anew: it was a copy.
+    """
+    try:
+        origin: dict[str, Any] = read_json(kept / _ORIGIN)
+        found = {name: sha256_hex((kept / name).read_bytes()) for name in (_STATE, _HISTORY)}
+    except (FileNotFoundError, DataMissingError, VerificationError):
+        return None
+    return origin if origin.get("digests") == found else None
 
 
 def forget(folder: RunFolder) -> None:

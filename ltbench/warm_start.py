@@ -22,12 +22,14 @@ class WarmStart:
     """A finished run and the weights it reports.
 
     Attributes:
-        digest: SHA-256 of the weights, as in that run's record.
+        identity: `<key>/seed-<n>`, or `<key>` alone where each run starts from the one with its own
+            seed: seeds of one cell then share a key.
     """
 
     folder: RunFolder
     record: dict[str, Any]
     state: dict[str, Tensor]
+    identity: str
 
     @property
     def digest(self) -> str:
@@ -90,7 +92,8 @@ def find_start(name: str, results: Path, *, seed: int) -> WarmStart:
     weights = folder.path / BEST_WEIGHTS
     if not weights.is_file():
         raise DataMissingError(f"init_from: expected the weights {weights}, found none.")
-    start = WarmStart(folder, record, read_state(weights))
+    identity = folder.name if exact else folder.path.parent.name
+    start = WarmStart(folder, record, read_state(weights), identity)
     if state_digest(start.state) != start.digest:
         raise VerificationError(
             f"init_from: the weights {weights} do not have the digest of their run's record. "

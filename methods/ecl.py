@@ -365,8 +365,8 @@ class ECL(Method):
         if config.contrastive and (rest or size) < 2 * task.collective.world_size:
             raise UsageError(
                 f"batch_size {size} leaves a device fewer than 2 images in a batch, which the "
-                "BatchNorm of ECL's embedding head cannot train on. Change batch_size or set "
-                "drop_last=true."
+                "BatchNorm of ECL's embedding head cannot train on. Raise batch_size, or, if only "
+                "the last batch is so small, set drop_last=true."
             )
 
     @classmethod

@@ -227,6 +227,41 @@ def test_all_runs_are_checked_before_the_first(bench: Bench, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_refusal_of_the_last_cell_comes_before_the_first_trains(
+    bench: Bench, tmp_path: Path
+) -> None:
+    answer = bench(*CE[:1], "--method", "ce,ecl@mixup", *CE[3:], "--results", tmp_path)
+    assert (answer.code, answer.out) == (2, "")
+    assert "method 'ecl' has a training step of its own" in answer.err
+    assert not list(tmp_path.rglob("seed-*"))
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "convnext_atto"])
+def test_a_backbone_that_does_not_take_the_pictures(bench: Bench, backbone: str) -> None:
+    answer = bench(*CE, "--backbone", backbone, "--dry-run")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"backbone '{backbone}' does not take the recipe's pictures of 8 x 8" in answer.err
+
+
+@pytest.mark.parametrize("method", ["ce@mixup+mixup", "ecl@no-cycle+no_cycle"])
+def test_a_preset_named_twice_is_refused(bench: Bench, method: str) -> None:
+    answer = bench(*CE[:1], "--method", method, *CE[3:], "--dry-run")
+    assert (answer.code, answer.out) == (2, "")
+    assert "twice" in answer.err
+
+
+def test_describe_offers_only_compositions_that_run(bench: Bench) -> None:
+    assert "ecl@mixup" not in bench("describe", "ecl").out
+    assert "ecl@balanced" in bench("describe", "ecl").out
+    assert "focal@mixup" in bench("describe", "focal").out
+
+
+def test_describe_never_breaks_a_name(bench: Bench) -> None:
+    text = bench("describe", "crt").out
+    for setting in ("classifier_epochs", "classifier_lr_factor", "classifier_sampler"):
+        assert f"method.{setting} " in text
+
+
 def test_repeated_commands_mean_the_same_settings() -> None:
     settings = {
         "precision": "32",

@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from ltbench import provenance, runner
-from ltbench.errors import VerificationError
 from ltbench.runner import Place
 from ltbench.stage_reuse import STAGES, TAKEN_OVER
 from ltbench.testing.tiny import TOY_BLOBS, interrupted_run, stages_kept, tiny_request, tiny_run
@@ -120,14 +119,14 @@ def test_unfinished_copies_are_not_taken(results):
     assert stages_trained(results)[0] == ["features", "classifier"]
 
 
-def test_damage_is_named(results):
-    (state,) = (results / STAGES).rglob("state.pt")
-    state.write_bytes(state.read_bytes()[:-10])
-    with pytest.raises(VerificationError, match="damaged"):
-        stages_trained(results)
-    trained, outcome = stages_trained(results, resume="never")
+@pytest.mark.parametrize("name", ["state.pt", "epochs.jsonl", "origin.json"])
+def test_what_is_damaged_is_trained_again_and_kept_anew(results, alone, name):
+    (file,) = (results / STAGES).rglob(name)
+    file.write_bytes(file.read_bytes()[:-10])
+    trained, outcome = stages_trained(results)
     assert trained == ["features", "classifier"]
-    assert outcome.status == "ran"
+    assert outcome.record["digest"] == alone.record["digest"]
+    assert stages_trained(results, {"method.classifier_epochs": 0.7})[0] == ["classifier"]
 
 
 @pytest.mark.parametrize(

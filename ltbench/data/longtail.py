@@ -296,7 +296,8 @@ def _refuse_empty(
     name = f"'{class_names[first]}'" if class_names else str(first)
     raise UsageError(
         f"Class {name} ({first + 1} of {len(counts)}) would get no image: the head class has "
-        f"{head} and imbalance is {imbalance:g}. Set imbalance below {head}, or take more images."
+        f"{head} and imbalance is {imbalance:g}. Set dataset.imbalance below {head}, or take more "
+        "images."
     )
 
 
@@ -310,9 +311,11 @@ def _official_test(source: Source) -> np.ndarray | None:
 def _smallest(source: Source, pool: np.ndarray) -> int:
     counts = class_counts(source, pool)
     if counts.min() == 0:
+        name = source.class_names[counts.argmin()]
+        anywhere = int((source.targets == counts.argmin()).sum())
         raise UsageError(
-            f"Class '{source.class_names[counts.argmin()]}' has no image in one part of the data "
-            f"({len(pool)} images). Give the class images there, or leave it out."
+            f"Class '{name}' has no image among the {len(pool)} to be divided, and {anywhere} in "
+            "the whole data set. Give the class images there, or leave it out of class_names."
         )
     return int(counts.min())
 

@@ -86,9 +86,13 @@ def _settings(facts: Facts) -> str:
         rows.append([f"`{name}`", ours, *marked, _plain(str(known.get("allowed", ""))), said])
     if not rows:
         return "None of its own."
-    table = _table(["Setting", "Ours", "Paper", "Authors", "Allowed", "Meaning"], rows)
+    presets = [f"`@{name}`" for name in ("paper", "authors")]
+    table = _table(["Setting", "Ours", *presets, "Allowed", "Meaning"], rows)
     without = [f"`{name}`" for name in ("paper", "authors") if name not in facts["presets"]]
-    said = "Bold: not as ours."
+    said = (
+        "The columns are what the presets run with; bold: not as ours. Where paper or code have no "
+        "such setting, or another rule, the departures say so."
+    )
     if without:
         said += (
             f" {NO_PRESET}: there is no preset {' or '.join(without)}; what is known of a "

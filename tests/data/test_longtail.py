@@ -104,7 +104,7 @@ def test_imbalance_out_of_range_is_refused(imbalance):
 
 @pytest.mark.parametrize(("profile", "first"), [(exponential_counts, 3), (step_counts, 2)])
 def test_a_class_without_images_is_named(profile, first):
-    message = rf"Class {first} \({first + 1} of 4\).*Set imbalance below 5"
+    message = rf"Class {first} \({first + 1} of 4\).*Set dataset.imbalance below 5"
     with pytest.raises(UsageError, match=message):
         profile(5, 4, 10)
     names = ("ant", "bee", "moth", "wasp")
@@ -369,7 +369,7 @@ def test_an_official_test_that_shares_a_group_is_refused():
 
 def test_a_class_missing_from_the_official_test_is_named():
     source = make_source([0, 1] * 10, partition=["train"] * 18 + ["test", "train"])
-    with pytest.raises(UsageError, match="Class 'kind 1' has no image in one part"):
+    with pytest.raises(UsageError, match="'kind 1' has no image among the 1 to be divided, and 10"):
         held_out(source, imbalance=1, seed=0, val_fraction=0.3)
 
 

@@ -97,7 +97,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     listed = ", ".join(f"{error:.2g} (allowed {rtol:g})" for rtol, error in worst.items())
     cases = len({case for _, case, *_ in met})
     terminalreporter.write_line(f"golden cases met: {cases}, largest relative error: {listed}")
-    if config.getoption("--write-golden", default=False):
+    # A worker of xdist has seen a part of the tests only.
+    if config.getoption("--write-golden", default=False) and not hasattr(config, "workerinput"):
         failed = any(terminalreporter.stats.get(kind) for kind in ("failed", "error"))
         if failed or config.getoption("keyword") or config.args != ["tests/methods"]:
             terminalreporter.write_line(f"golden cases not recorded: run {COMMAND}, all passing")

@@ -890,7 +890,7 @@ def test_default_queue_size(batch_size, num_images, expected):
         (
             {"class_names": tuple("abcdefghijklmn"), "class_counts": (9,) * 14},
             {"embedding_dim": 2},
-            "at most 14 targets",
+            "at most 13 targets",
         ),
     ],
 )
