@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ltbench.cell import prepare
-from ltbench.config import Request, asked, resolve
+from ltbench.config import Request
 from ltbench.errors import GridFailedError, RunFailedError, UsageError, VerificationError
 from ltbench.registry import METHODS, normalise, suggest
 from ltbench.report.tables import PAPER_METRICS, Table, comparison
-from ltbench.runner import Outcome, Place
+from ltbench.runner import Outcome, Place, check
 
 RunSeed = Callable[[Request, int, Place], Outcome]
 
@@ -87,8 +86,7 @@ def run_ablation(
     """
     requests = [replace(request, method=row) for row in rows]
     for request in requests:
-        config = resolve(request)
-        prepare(config, results=place.results, data_root=place.data_root, asked=asked(request))
+        check(request, seeds, place)
     ablation = Ablation()
     for request in requests:
         for seed in seeds:

@@ -65,9 +65,10 @@ def write_cards(folder: Path) -> list[Path]:
 
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for name, text in cards().items():
-        write_text(folder / name, text)
-    return [folder / name for name in cards()]
+    files = {folder / name: text for name, text in cards().items()}
+    for file, text in files.items():
+        write_text(file, text)
+    return list(files)
 
 
 def run(
@@ -95,15 +96,14 @@ def run(
         For each seed the run's folder, its record, and whether it ran now or was done before.
     """
     from ltbench.config import Request
-    from ltbench.runner import Place
+    from ltbench.runner import Place, check
 
     add_plugins(plugins)
     request = Request(
         method, dataset, protocol, recipe, dict(settings or {}), config_file, tuned_file
     )
     place = Place(results=results, data_root=data_root, resume=resume, plugins=tuple(plugins))
-    for seed in seeds:
-        check(request, seed, place)
+    check(request, seeds, place)
     return [run_seed(request, seed, place) for seed in seeds]
 
 
@@ -137,24 +137,6 @@ def ablate(
     request = Request(method, dataset, protocol, recipe, dict(settings or {}))
     place = Place(results=results, data_root=data_root, plugins=tuple(plugins))
     return run_ablation(request, ablation_rows(method, only), seeds, place, run_seed=run_seed)
-
-
-def check(request: Request, seed: int, place: Place) -> None:
-    """Refuse what would be refused before training, without training: for the first of several.
-
-    Raises:
-        UsageError, DataMissingError, VerificationError: with what to do about it.
-    """
-    from ltbench.cell import prepare
-    from ltbench.config import asked, resolve
-
-    request = replace(request, settings={**request.settings, "seed": seed})
-    prepare(
-        resolve(request),
-        results=place.results,
-        data_root=place.data_root,
-        asked=asked(request),
-    )
 
 
 def run_seed(request: Request, seed: int, place: Place) -> Outcome:

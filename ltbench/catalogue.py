@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
@@ -20,7 +19,7 @@ from ltbench.evidence import NO_PRESET, RECIPE, equations, golden_checks, settin
 from ltbench.explain import allowed, inner_model, searched
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
 from ltbench.report.cards import card, index
-from ltbench.settings import flat
+from ltbench.settings import as_yaml, flat
 
 Facts = dict[str, Any]
 
@@ -75,14 +74,14 @@ def render(facts: Facts, width: int = WIDTH) -> str:
 def _recipe_lines(facts: Facts, width: int) -> list[str]:
     """One line a setting and a transform, as `--set` and YAML files take them."""
     settings = flat({key: value for key, value in facts["settings"].items() if key != "views"})
-    rows = [{"setting": key, "value": _yaml(value)} for key, value in settings.items()]
+    rows = [{"setting": key, "value": as_yaml(value)} for key, value in settings.items()]
     views = facts["settings"].get("views", {})
     lines = [line for name, view in views.items() for line in _view_lines(name, view, width)]
     return [columns(rows, width=width), "\n".join(["Views", *lines])]
 
 
 def _view_lines(name: str, transforms: Sequence[Any], width: int) -> list[str]:
-    lines = [_yaml(step) for step in transforms] or ["[] (the picture as it is)"]
+    lines = [as_yaml(step) for step in transforms] or ["[] (the picture as it is)"]
     labels = [f"  {name:<10}", *[" " * 12] * (len(lines) - 1)]
     return [
         paragraph(line, width, label, " " * 14) for label, line in zip(labels, lines, strict=True)
@@ -92,7 +91,7 @@ def _view_lines(name: str, transforms: Sequence[Any], width: int) -> list[str]:
 def _sections(facts: Facts, width: int) -> list[str]:
     parts = []
     if facts["settings"]:
-        shown = [{**row, "default": _yaml(row["default"])} for row in facts["settings"]]
+        shown = [{**row, "default": as_yaml(row["default"])} for row in facts["settings"]]
         parts.append("Settings\n" + columns(shown, width=width))
     else:
         parts.append(
@@ -154,7 +153,7 @@ def _golden(golden: Facts | None, width: int) -> str:
 
 
 def _short(value: Any) -> str:
-    text = value if value in (RECIPE, NO_PRESET) else _yaml(value)
+    text = value if value in (RECIPE, NO_PRESET) else as_yaml(value)
     return text if len(text) <= _LONG else "(see the preset)"
 
 
@@ -179,7 +178,7 @@ def _preset_lines(facts: Facts, kind: str, width: int) -> list[str]:
 
 def _assignments(settings: Mapping[str, Any], indent: str, width: int) -> list[str]:
     return [
-        paragraph(f"{key}={_yaml(value)}", width, indent, indent + "    ")
+        paragraph(f"{key}={as_yaml(value)}", width, indent, indent + "    ")
         for key, value in settings.items()
     ]
 
@@ -262,9 +261,3 @@ def _default(field: FieldInfo) -> Any:
     if field.is_required():
         return "(required)"
     return to_jsonable_python(field.get_default(call_default_factory=True))
-
-
-def _yaml(value: Any) -> str:
-    """A value as `--set` takes it, in one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-    return str(text).removesuffix("...\n").strip()

@@ -158,8 +158,10 @@ def run(
             console.dry_run(request, one, place)
         return
     if len(cells) > 1:
-        for request, one in cells:
-            api.check(request, one, place)
+        from ltbench.runner import check
+
+        for request in requests:
+            check(request, seed_list, place)
     outcomes = []
     for request, one in cells:
         outcomes.append(api.run_seed(request, one, place))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +100,23 @@ def run(request: Request, place: Place) -> Outcome:
             work = partial(_run_on_one_of, stored, cell.key_parts, folder, quiet, context)
             on_devices(cell.config, partial(work, os.getpid(), claim.ticket))
         return Outcome(folder, folder.record(), "ran")
+
+
+def check(request: Request, seeds: Sequence[int], place: Place) -> None:
+    """Refuse what would be refused before training: for all cells of a grid, before the first.
+
+    Seeds differ in nothing that could be refused but the run that `init_from` names, so that
+    without it one of them is prepared for all.
+
+    Raises:
+        UsageError, DataMissingError, VerificationError: with what to do about it.
+    """
+    for seed in seeds:
+        one = replace(request, settings={**request.settings, "seed": seed})
+        config = resolve(one)
+        prepare(config, results=place.results, data_root=place.data_root, asked=asked(one))
+        if config.init_from is None:
+            return
 
 
 def _beginning(cell: Cell, folder: RunFolder, place: Place) -> str:

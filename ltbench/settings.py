@@ -109,3 +109,9 @@ def parse_seeds(seeds: str | None, seed: int | None) -> list[int]:
     if not found:
         raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}', which names no seed.")
     return list(dict.fromkeys(found))
+
+
+def as_yaml(value: Any) -> str:
+    """A value as `--set` takes it, in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return str(text).removesuffix("...\n").strip()

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from ltbench.evidence import NO_PRESET, RECIPE
+from ltbench.settings import as_yaml
 
 Facts = Mapping[str, Any]
 
@@ -109,7 +108,7 @@ def _presets(facts: Facts) -> list[str]:
         lines = []
         for name, preset in facts[kind].items():
             lines.append(f"- `{facts['name']}@{name}`: {_plain(preset['summary'])}")
-            lines += [f"  - `{key}={_yaml(value)}`" for key, value in preset["settings"].items()]
+            lines += [f"  - `{key}={as_yaml(value)}`" for key, value in preset["settings"].items()]
         parts += [f"## {kind.capitalize()}", "\n".join(lines)]
     return parts
 
@@ -146,13 +145,8 @@ def _prose(text: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = value if value in (RECIPE, NO_PRESET) else _yaml(value)
+    text = value if value in (RECIPE, NO_PRESET) else as_yaml(value)
     return "see preset" if len(text) > _LONG else _plain(text)
-
-
-def _yaml(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-    return str(text).removesuffix("...\n").strip()
 
 
 def _plain(text: str) -> str:
