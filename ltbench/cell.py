@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ltbench.composition import Composition
+from ltbench.composition import Composition, overrides
 from ltbench.config import RunConfig
 from ltbench.data.feed import Part, batches_per_epoch
 from ltbench.data.lists import stored_split
@@ -270,18 +270,16 @@ def _check(cell: Cell) -> None:
 
 def _check_composition(config: RunConfig, method: type[Method]) -> None:
     """Refuse what cannot be combined with this method, with the reason."""
-
-    def overrides(hook: str) -> bool:
-        return getattr(method, hook) is not getattr(Method, hook)
-
     name = config.method_name
-    if (config.mix.name != "none" or config.reweight.name != "none") and overrides("training_step"):
+    if (config.mix.name != "none" or config.reweight.name != "none") and overrides(
+        method, "training_step"
+    ):
         raise UsageError(
             f"mix.name is '{config.mix.name}' and reweight.name is '{config.reweight.name}', but "
             f"method '{name}' has a training step of its own, not a loss for each sample that "
             "could be mixed or weighted. Leave both at 'none'."
         )
-    if config.optimizer.sam_rho and overrides("update"):
+    if config.optimizer.sam_rho and overrides(method, "update"):
         raise UsageError(
             f"optimizer.sam_rho is {config.optimizer.sam_rho}, but method '{name}' makes its own "
             "optimizer steps (`update`), which SAM cannot repeat. Set optimizer.sam_rho=0."
@@ -300,7 +298,7 @@ def _check_composition(config: RunConfig, method: type[Method]) -> None:
             "not know. Use optimizer.accumulate=1 or reweight.name=none."
         )
     for hook in ("training_step", "update", "after_step"):
-        if overrides(hook):
+        if overrides(method, hook):
             raise UsageError(
                 f"optimizer.accumulate is {config.optimizer.accumulate}, but method '{name}' has a "
                 f"`{hook}` of its own, which must see the whole batch. Use optimizer.accumulate=1."

@@ -74,12 +74,17 @@ COMPOSITIONS: Mapping[str, tuple[str, Mapping[str, object]]] = {
 }
 
 
+def overrides(method: type[Method], hook: str) -> bool:
+    """Whether the method has a hook of its own."""
+    return getattr(method, hook) is not getattr(Method, hook)
+
+
 def compositions_of(method: type[Method]) -> list[str]:
     """Names of the `COMPOSITIONS` that the method's own hooks leave room for."""
     closed: tuple[str, ...] = ()
-    if method.training_step is not Method.training_step:
+    if overrides(method, "training_step"):
         closed += ("mix.", "reweight.")
-    if method.update is not Method.update:
+    if overrides(method, "update"):
         closed += ("optimizer.sam_rho",)
     return [
         name

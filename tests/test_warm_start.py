@@ -9,8 +9,8 @@ from ltbench import runner
 from ltbench.cell import prepare
 from ltbench.config import resolve
 from ltbench.errors import DataMissingError, LtbenchError, UsageError, VerificationError
-from ltbench.runner import build_method
-from ltbench.testing.tiny import tiny_request, tiny_run, weights
+from ltbench.runner import Place, build_method
+from ltbench.testing.tiny import TOY_BLOBS, tiny_request, tiny_run, weights
 from ltbench.training.devices import make_fabric
 
 
@@ -142,3 +142,11 @@ def test_runs_on_two_devices(source, results):
     outcome = tiny_run("ce", results, settings)
     assert outcome.record["init_from"]["run"] == source.folder.name
     assert runner.folder_of(cell_of("ce", results, settings), results).is_done()
+
+
+def test_every_seed_of_a_grid_is_checked_before_the_first_trains(source, results):
+    request = tiny_request("ce", {"init_from": source.folder.path.parent.name})
+    place = Place(results, plugins=(TOY_BLOBS,))
+    runner.check(request, [0], place)
+    with pytest.raises(UsageError, match="own seed"):
+        runner.check(request, [0, 9], place)
