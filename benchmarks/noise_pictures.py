@@ -35,7 +35,7 @@ class NoisePictures(Dataset):
     default_recipe = "fashion"
     config: Config
 
-    def load(self) -> Source:
+    def load(self, protocol) -> Source:
         """Training images first, then validation, then test."""
         count = self.config.images + 2 * NUM_HELD_OUT
         shape = (count, self.config.channels, self.config.size, self.config.size)

@@ -53,7 +53,7 @@ class DigitsLT(Dataset):
     default_recipe = "digits"
     config: Config
 
-    def load(self) -> Source:
+    def load(self, protocol: str) -> Source:
         """All 1797 images.
 
         Source: sklearn.datasets.load_digits, values 0..16, scaled to 0..255 by round(v * 255 / 16).

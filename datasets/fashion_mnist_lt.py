@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from pydantic import Field
 
 from ltbench.data.images import ArrayImages
 from ltbench.data.longtail import Imbalance, held_out, published
-from ltbench.dataset import DATASETS, Dataset, DatasetConfig, Source, Split
+from ltbench.data.places import data_home
+from ltbench.dataset import DATASETS, Dataset, DatasetConfig, FetchRequest, Source, Split
 from ltbench.errors import DataMissingError, VerificationError
 
 VAL_FRACTION = 1 / 6  # 1000 of the 6000 training images a class
@@ -75,7 +75,7 @@ class FashionMnistLT(Dataset):
     default_recipe = "fashion"
     config: Config
 
-    def load(self) -> Source:
+    def load(self, protocol: str) -> Source:
         """All 70 000 images, the official training part first.
 
         Raises:
@@ -116,7 +116,7 @@ class FashionMnistLT(Dataset):
             balanced_validation=self.config.balanced_validation,
         )
 
-    def fetch(self) -> None:
+    def fetch(self, request: FetchRequest) -> None:
         """Download the four files (30 MB) into the data root, or into the default folder.
 
         Raises:
@@ -125,7 +125,7 @@ class FashionMnistLT(Dataset):
         """
         from torchvision.datasets import FashionMNIST
 
-        root = self.data_root or default_folder()
+        root = self.data_root or data_home()
         try:
             root.mkdir(parents=True, exist_ok=True)
             FashionMNIST(str(root), download=True)
@@ -140,7 +140,7 @@ class FashionMnistLT(Dataset):
         # A folder that was named is the only one: other files in its place would be a surprise.
         if self.data_root is not None:
             return [self.data_root / below for below in BELOW]
-        return [*(default_folder() / below for below in BELOW), DEBIAN_FOLDER]
+        return [*(data_home() / below for below in BELOW), DEBIAN_FOLDER]
 
     def _ways(self) -> str:
         return (
@@ -148,7 +148,7 @@ class FashionMnistLT(Dataset):
             f"1. {FETCH}{f' --data-root {self.data_root}' if self.data_root else ''}\n"
             "2. on Debian and Ubuntu: apt-get install dataset-fashion-mnist\n"
             "3. by hand from github.com/zalandoresearch/fashion-mnist into "
-            f"{self.data_root or default_folder()}"
+            f"{self.data_root or data_home()}"
         )
 
     def _read(self, name: str) -> tuple[bytes, Path]:
@@ -161,11 +161,6 @@ class FashionMnistLT(Dataset):
                 f"Fashion-MNIST is not here: no {name} in {looked}.\n{self._ways()}"
             )
         return read_checked(file, MD5[name]), file
-
-
-def default_folder() -> Path:
-    """Where data lie unless a data root is given: $LTBENCH_DATA, else ~/.cache/ltbench."""
-    return Path(os.environ.get("LTBENCH_DATA") or "~/.cache/ltbench").expanduser()
 
 
 def read_checked(file: Path, md5: str) -> bytes:

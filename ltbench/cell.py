@@ -14,16 +14,19 @@ import numpy as np
 from ltbench.composition import Composition, overrides
 from ltbench.config import RunConfig
 from ltbench.data.feed import Part, batches_per_epoch
+from ltbench.data.leaks import Leak, group_leak
 from ltbench.data.lists import stored_split
 from ltbench.data.longtail import carve
-from ltbench.data.views import View
-from ltbench.dataset import Source, Split
-from ltbench.errors import UsageError
+from ltbench.dataset import Dataset, Images, Source, Split
+from ltbench.errors import UsageError, VerificationError
 from ltbench.files import canonical_json, sha256_hex
 from ltbench.method import Collective, Method, Task
 from ltbench.models import BackboneFactory, check_images
 from ltbench.registry import DATASETS, METHODS, source_files, suggest
 from ltbench.training.devices import device_kind, resolved_precision, resolved_threads
+from ltbench.views.device import can_render
+from ltbench.views.transforms import Shape
+from ltbench.views.view import View
 from ltbench.warm_start import WarmStart, check_start, find_start
 
 KEY_LENGTH = 16
@@ -44,6 +47,8 @@ class Cell:
         training, validation: parts of the split; the test part is made only after training.
         feedback: what `ClassReport` is computed from, for methods that use validation.
         start: the run whose weights this one starts from.
+        render: where views are made, "host" or "device".
+        leak: what of the groups of test is in training too; None where no groups are known.
         key_parts: everything that decides the result but the seed, JSON-able.
         key: the first digits of its SHA-256; names the folder.
     """
@@ -57,6 +62,8 @@ class Cell:
     feedback: Part | None
     factory: BackboneFactory
     start: WarmStart | None
+    render: str
+    leak: Leak | None
     key_parts: dict[str, Any]
     key: str
 
@@ -77,7 +84,7 @@ class Cell:
 
     def input_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std of the inputs by channel, on the scale 0..1."""
-        channels = self.source.images.shape[0]
+        channels = self.source.images.channels
         if self.config.normalise == "none":
             return (0.0,) * channels, (1.0,) * channels
         if self.config.normalise == "backbone":
@@ -88,7 +95,7 @@ class Cell:
         """What the method may know; without a collective, to check the run before it begins."""
         views = self.views()
         name = "classify" if "classify" in views else "eval"
-        channels, height, width = views[name].output_shape(self.source.images.shape)
+        channels, height, width = output_shape(views[name], self.source.images)
         collective = collective or _Devices(self.config.machine.devices)
         size = self.config.batch_size
         steps, _ = batches_per_epoch(
@@ -127,17 +134,22 @@ def prepare(
     Raises:
         UsageError, DataMissingError, VerificationError: with what to do about it.
     """
-    dataset = DATASETS[config.dataset_name](config.dataset, data_root)
-    source = dataset.load()
+    dataset: Dataset = DATASETS[config.dataset_name](config.dataset, data_root)
+    config = config.model_copy(update={"protocol": dataset.choose_protocol(config.protocol)})
+    source = dataset.load(config.protocol)
     split, split_digest = stored_split(
         dataset, source, config.protocol, config.split_seed, results / "splits"
     )
+    leak = group_leak(source, split)
+    _refuse_leak(config, dataset, leak)
     config = _selection_without_validation(config, split, asked)
     method: type[Method] = METHODS[config.method_name]
     train, feedback = _feedback(config, method, source, split)
-    factory = BackboneFactory(config.backbone, source.images.shape[0], config.weights)
+    factory = BackboneFactory(config.backbone, source.images.channels, config.weights)
     start = _warm_start(config, results, split_digest, factory)
+    render = resolved_render(config, source)
     key_parts = _key_parts(config, dataset, method, source, split_digest, factory, start)
+    key_parts["render"] = render
     cell = Cell(
         config=config,
         source=source,
@@ -148,6 +160,8 @@ def prepare(
         feedback=None if feedback is None else Part.of(source, feedback),
         factory=factory,
         start=start,
+        render=render,
+        leak=leak,
         key_parts=key_parts,
         key=sha256_hex(canonical_json(key_parts).encode())[:KEY_LENGTH],
     )
@@ -157,16 +171,44 @@ def prepare(
 
 def pixel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of a part's pixels by channel, on the scale 0..1, from exact integer sums."""
-    channels = part.pictures(part.positions[:1]).shape[1]
-    total, squares, count = np.zeros(channels), np.zeros(channels), 0
-    for start in range(0, len(part), 1024):
-        pixels = part.pictures(part.positions[start : start + 1024]).numpy().astype(np.int64)
-        total += pixels.sum(axis=(0, 2, 3))
-        squares += (pixels**2).sum(axis=(0, 2, 3))
-        count += pixels.shape[0] * pixels.shape[2] * pixels.shape[3]
+    images = part.pictures()
+    total, squares, count = np.zeros(images.channels), np.zeros(images.channels), 0
+    for position in range(len(images)):
+        pixels = images.picture(position).reshape(-1, images.channels).astype(np.int64)
+        total += pixels.sum(axis=0)
+        squares += (pixels**2).sum(axis=0)
+        count += len(pixels)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def resolved_render(config: RunConfig, source: Source) -> str:
+    """Where views are made: "host" (8-bit, on CPU cores) or "device" (float32, in batches).
+
+    Raises:
+        UsageError: the device was asked for, and cannot batch pictures of these sizes.
+    """
+    if config.render == "host":
+        return "host"
+    drawn = {name: View(steps) for name, steps in config.views.items()}
+    stuck = [name for name, view in drawn.items() if not can_render(view, source.images)]
+    if config.render == "auto":
+        on_cpu = device_kind(config.machine) == "cpu"
+        return "host" if source.images.on_disk and (on_cpu or stuck) else "device"
+    if stuck:
+        raise UsageError(
+            f"render is 'device', but the pictures differ in size and view '{stuck[0]}' begins "
+            "with no step that makes them one size. Begin it with a resize or a "
+            "random_resized_crop, or use render=host."
+        )
+    return "device"
+
+
+def output_shape(view: View, images: Images) -> Shape:
+    """(channels, height, width) of a view's pictures; of the first, where a view keeps sizes."""
+    height, width = (int(side) for side in images.sizes[0])
+    return view.output_shape((images.channels, height, width))
 
 
 @cache
@@ -181,6 +223,17 @@ def plugin_digest(plugin: Any) -> str:
         return "interactive"
     texts = [f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in source_files(file)]
     return sha256_hex("\0".join(texts).encode())
+
+
+def _refuse_leak(config: RunConfig, dataset: Dataset, leak: Leak | None) -> None:
+    """A leak is refused unless the protocol is one that names it, or the user asks for it."""
+    if leak is None or not leak.leaks or config.protocol in dataset.leaky or config.allow_leak:
+        return
+    raise VerificationError(
+        f"Protocol '{config.protocol}' of {config.dataset_name} leaks: {leak.sentence()}. "
+        "Expected parts that share no group. Split by group, or set allow_leak=true to run all the "
+        "same; tables will say so."
+    )
 
 
 def _selection_without_validation(

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ltbench import api
+from ltbench.data_cli import data
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.options import (
     Commands,
@@ -242,6 +243,46 @@ def table(
     print_or_write(text, out)
 
 
+@cli.command("test")
+@click.argument("run_name", metavar="RUN")
+@click.option("--dataset", required=True, help="The data to test on.")
+@click.option("--protocol", help="Only this protocol's test part; default: every image.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="dataset.csv=FILE")
+@click.option(
+    "--label-map",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="CSV with the columns theirs,ours; an empty 'ours' leaves a class out.",
+)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where the data lie.")
+@results_option
+@plugin_option
+@json_option
+def test_command(
+    run_name: str,
+    dataset: str,
+    protocol: str | None,
+    assignments: tuple[str, ...],
+    label_map: Path | None,
+    data_root: Path | None,
+    results: Path,
+    plugins: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Test a finished run on data it has never seen; kept apart from its own record."""
+    from ltbench import external
+    from ltbench.data_work import open_dataset
+
+    add_plugins(plugins)
+    found = external.external_test(
+        run_name,
+        open_dataset(dataset, assignments, data_root),
+        results=results,
+        protocol=protocol,
+        map_file=label_map,
+    )
+    click.echo(json.dumps(found.record, indent=2) if as_json else external.render(found))
+
+
 def print_or_write(text: str, out: Path | None) -> None:
     """A table to the terminal, or to the file a user named."""
     if out is None:
@@ -279,34 +320,7 @@ def doctor(results: Path, as_json: bool) -> None:
         sys.exit(1)
 
 
-@cli.group(cls=Commands)
-def data() -> None:
-    """Fetch and show data sets."""
-
-
-@data.command("show")
-@click.argument("dataset")
-@click.option("--protocol")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE")
-@click.option("--split-seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--data-root", type=click.Path(path_type=Path))
-@json_option
-def data_show(dataset: str, as_json: bool, **flags: Any) -> None:
-    """Classes, counts, protocols, licence, and where the data lie."""
-    from ltbench import inspection
-
-    facts = inspection.show_data(dataset, **flags)
-    click.echo(json.dumps(facts, indent=2) if as_json else inspection.render_data(facts))
-
-
-@data.command("fetch")
-@click.argument("dataset")
-@click.option("--data-root", type=click.Path(path_type=Path))
-def data_fetch(dataset: str, data_root: Path | None) -> None:
-    """Download a data set to the data folder."""
-    from ltbench import inspection
-
-    click.echo(inspection.fetch_data(dataset, data_root))
+cli.add_command(data)
 
 
 @cli.group(cls=Commands)

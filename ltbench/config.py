@@ -21,11 +21,11 @@ from pydantic import (
 from ltbench import explain
 from ltbench.composition import COMPOSITIONS, MixConfig, ReweightConfig
 from ltbench.data.samplers import SAMPLERS
-from ltbench.data.views import ViewSpec
 from ltbench.errors import UsageError
 from ltbench.recipes import is_file, load_recipe, recipe_names
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
 from ltbench.settings import Settings, flat, merge, nested, read_settings
+from ltbench.views.view import ViewSpec
 
 __all__ = [
     "MachineConfig",
@@ -112,6 +112,13 @@ class MachineConfig(_Frozen):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads a process; None for all cores of the machine"
     )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        le=64,
+        description="processes that make views of stored pictures on the CPU; None for one a "
+        "core beside a CUDA device, and none beside a CPU that trains",
+    )
     checkpoint_every_s: float = Field(
         default=60.0, ge=0, description="seconds between checkpoints; 0 saves after each step"
     )
@@ -165,6 +172,11 @@ class RunConfig(_Frozen):
         default="backbone",
         description="mean and std of the inputs: the pre-trained backbone's, the training split's",
     )
+    render: Literal["auto", "host", "device"] = Field(
+        default="auto",
+        description="where views are made: host is 8-bit on CPU cores, device is float32 in "
+        "batches; auto is host for stored pictures of a run on CPU, device elsewhere",
+    )
     views: dict[str, ViewSpec] = Field(description="transforms of each named view")
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
@@ -183,6 +195,9 @@ class RunConfig(_Frozen):
     )
     feedback_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="part of the training images carved for inner feedback"
+    )
+    allow_leak: bool = Field(
+        default=False, description="run although training and test share groups; tables say so"
     )
     machine: MachineConfig = MachineConfig()
 
@@ -203,8 +218,9 @@ class RunConfig(_Frozen):
         return self
 
     def hashed(self) -> Settings:
-        """What decides the result, JSON-able: everything but seed and machine."""
-        return self.model_dump(mode="json", exclude=set(PLACE))
+        """What decides the result, JSON-able: everything but seed, machine and places of data."""
+        settings = self.model_dump(mode="json", exclude=set(PLACE))
+        return settings | {"dataset": self.dataset.identity()}
 
     @property
     def method_label(self) -> str:

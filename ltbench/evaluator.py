@@ -50,6 +50,7 @@ def predict(
         logits=logits.cpu().numpy(),
         class_names=part.class_names,
         groups=part.groups,
+        metadata=part.metadata,
     )
 
 
@@ -63,11 +64,13 @@ def _logits(
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> Tensor:
     num_classes = len(renderer.part.class_names)
-    rows = [torch.zeros(0, num_classes, device=renderer.device)]
+    logits = torch.zeros(last - first, num_classes, device=renderer.device)
     for batch in renderer.in_order(view, batch_size, first, last):
         with autocast():
-            rows.append(method.predict(batch.images).float())
-    return torch.cat(rows)
+            rows = method.predict(batch.images).float()
+        # Pictures of different sizes do not come in stored order.
+        logits[batch.indices - first] = rows
+    return logits
 
 
 def predicted_classes(logits: np.ndarray) -> np.ndarray:

@@ -11,13 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from ltbench import claims
 from ltbench.columns import columns
-from ltbench.dataset import Source, Split
 from ltbench.errors import DataMissingError, LtbenchError, VerificationError
-from ltbench.registry import DATASETS, METHODS, Registry
+from ltbench.registry import DATASETS, METHODS, OWN_DATA, Registry
 from ltbench.results import RunFolder, run_folders
 
 Facts = dict[str, Any]
@@ -83,14 +80,16 @@ def doctor(results: Path) -> list[Facts]:
             found.append({"check": name, "state": "ok", "finding": check()})
         except LtbenchError as error:
             found.append({"check": name, "state": "failed", "finding": str(error)})
-    return found + [_data_check(name) for name in DATASETS.names()]
+    named = [name for name in DATASETS.names() if OWN_DATA not in DATASETS.info(name).tags]
+    return found + [_data_check(name) for name in named]
 
 
 def _data_check(name: str) -> Facts:
     """Missing data are worth a note only: nobody has every data set."""
     try:
         started = time.monotonic()
-        images = DATASETS[name](DATASETS[name].Config()).load().images
+        dataset = DATASETS[name](DATASETS[name].Config())
+        images = dataset.load(dataset.choose_protocol(dataset.default_protocol)).images
         state, finding = "ok", f"{len(images)} images, read in {time.monotonic() - started:.1f} s"
     except DataMissingError as error:
         state, finding = "note", str(error).splitlines()[0]
@@ -102,76 +101,6 @@ def _data_check(name: str) -> Facts:
 def render_doctor(checks: Sequence[Facts]) -> str:
     """`doctor` for a terminal."""
     return columns(checks, width=130)
-
-
-def show_data(
-    name: str,
-    *,
-    protocol: str | None,
-    assignments: Sequence[str],
-    split_seed: int,
-    data_root: Path | None,
-) -> Facts:
-    """Classes, counts a part, protocols and licence of a data set."""
-    import tempfile
-
-    from ltbench.config import dataset_config, protocol_name
-    from ltbench.data.lists import stored_split
-    from ltbench.settings import nested, parse_assignments
-
-    plugin = DATASETS[name]
-    protocol = protocol_name(plugin, protocol or plugin.default_protocol)
-    dataset = plugin(dataset_config(plugin, nested(parse_assignments(assignments))), data_root)
-    source = dataset.load()
-    with tempfile.TemporaryDirectory() as folder:
-        split, digest = stored_split(dataset, source, protocol, split_seed, Path(folder))
-    return {
-        "name": plugin.info.name,
-        "paper": plugin.info.paper,
-        "licence": plugin.info.licence,
-        "protocols": dict(plugin.protocols),
-        "protocol": protocol,
-        "split_seed": split_seed,
-        "split_digest": digest,
-        "shape": list(source.images.shape),
-        "groups_note": source.groups_note,
-        "notes": dict(split.notes),
-        "classes": _class_rows(source, split),
-    }
-
-
-def _class_rows(source: Source, split: Split) -> list[Facts]:
-    """Images of each class in each part."""
-    parts = {"train": split.train, "val": split.val, "test": split.test}
-    return [
-        {"class": class_name}
-        | {
-            part: int((source.targets[positions] == index).sum())
-            for part, positions in parts.items()
-            if positions is not None
-        }
-        for index, class_name in enumerate(source.class_names)
-    ]
-
-
-def render_data(facts: Facts) -> str:
-    """`show_data` for a terminal."""
-    plain = ("name", "paper", "licence", "protocol", "split_seed", "split_digest", "shape")
-    lines = [f"{key}: {facts[key]}" for key in (*plain, "groups_note") if facts[key] != ""]
-    lines += [f"protocol {name}: {text}" for name, text in facts["protocols"].items()]
-    lines += [f"{key}: {value}" for key, value in facts["notes"].items()]
-    return "\n".join([*lines, "", tabulate(facts["classes"], headers="keys")])
-
-
-def fetch_data(name: str, data_root: Path | None) -> str:
-    """Download a data set, where its plugin can."""
-    plugin = DATASETS[name]
-    fetch = getattr(plugin, "fetch", None)
-    if fetch is None:
-        return f"{name} needs no download: its images come with an installed package."
-    dataset = plugin(plugin.Config(), data_root)
-    dataset.fetch()
-    return f"{name}: {len(dataset.load().images)} images are ready."
 
 
 def _libraries() -> str:

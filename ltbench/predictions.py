@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,6 +18,7 @@ class Predictions:
         logits: the method's declared inference logits, float32 (N, C).
         class_names: C names; position is the class index.
         groups: lesion, patient or writer of each image, str (N,); None where unknown.
+        metadata: further facts of each image (age, sex, site, ...), str (N,) by name.
     """
 
     ids: np.ndarray
@@ -24,3 +26,4 @@ class Predictions:
     logits: np.ndarray
     class_names: tuple[str, ...]
     groups: np.ndarray | None = None
+    metadata: Mapping[str, np.ndarray] = field(default_factory=dict)

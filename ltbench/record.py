@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ltbench import provenance
+from ltbench.audit import overlaps
 from ltbench.cell import Cell
 from ltbench.data.feed import Part
 from ltbench.files import sha256_hex
 from ltbench.metrics import evaluate
 from ltbench.predictions import Predictions
-from ltbench.results import RunFolder, predictions_digest
+from ltbench.results import RunFolder
 from ltbench.stage_reuse import taken_over
+from ltbench.stored_predictions import predictions_digest
 from ltbench.trainer import Trainer
 from ltbench.training.ledger import peak_memory_mb
 
@@ -50,10 +52,9 @@ def make_record(
         **_cell_facts(cell),
         "select": config.select,
         "selected": trainer.log.selected,
-        "precision": cell.key_parts["precision"],
-        "device": provenance.device_name(trainer.fabric.device),
-        "num_devices": config.machine.devices,
-        "threads": cell.key_parts["threads"],
+        **_machine(trainer, cell),
+        "input": _input(cell),
+        "overlaps": [overlap.as_fact() for overlap in overlaps(cell.source, cell.split)],
         **_beginning(trainer, cell, folder),
         "metrics": {
             name: None if part is None else evaluate(part, counts) for name, part in parts.items()
@@ -79,6 +80,8 @@ def _cell_facts(cell: Cell) -> dict[str, Any]:
         "protocol": config.protocol,
         "protocol_notes": dict(cell.split.notes),
         "groups_note": cell.source.groups_note,
+        "data_notes": dict(cell.source.notes),
+        "leak": None if cell.leak is None else cell.leak.as_note(),
         "recipe": config.recipe,
         "key": cell.key,
         "key_parts": cell.key_parts,
@@ -90,6 +93,29 @@ def _cell_facts(cell: Cell) -> dict[str, Any]:
         "feedback_counts": None if cell.feedback is None else list(cell.feedback.class_counts),
         "uses_validation": cell.uses_validation and config.feedback_split == "validation",
         "feedback_split": config.feedback_split if cell.uses_validation else None,
+    }
+
+
+def _machine(trainer: Trainer, cell: Cell) -> dict[str, Any]:
+    """Where it ran, and where its views were made."""
+    return {
+        "precision": cell.key_parts["precision"],
+        "device": provenance.device_name(trainer.fabric.device),
+        "num_devices": cell.config.machine.devices,
+        "threads": cell.key_parts["threads"],
+        "render": cell.render,
+    }
+
+
+def _input(cell: Cell) -> dict[str, Any]:
+    """What the trained method needs to be told again, to predict for other pictures."""
+    mean, std = cell.input_statistics()
+    task = cell.task()
+    return {
+        "shape": list(task.input_shape),
+        "mean": list(mean),
+        "std": list(std),
+        "steps_per_epoch": task.steps_per_epoch,
     }
 
 

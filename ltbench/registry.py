@@ -17,6 +17,8 @@ from ltbench.errors import DataMissingError, LtbenchError, UsageError
 
 T = TypeVar("T", bound=type)
 
+OWN_DATA = "own-data"  # the tag of data sets that read what a user names
+
 _FILE_MODULE = "ltbench_plugin_"
 
 

@@ -6,26 +6,21 @@ when that file is there and whole, and only then.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
+from ltbench import stored_predictions
 from ltbench.errors import DataMissingError, LtbenchError, UsageError, VerificationError
 from ltbench.files import (
     append_line,
     canonical_json,
     read_json,
-    sha256_hex,
     storage_errors,
     whole_lines,
     write_bytes,
@@ -37,11 +32,11 @@ from ltbench.registry import normalise
 
 SCHEMA_VERSION: Final = 1
 BEST_WEIGHTS: Final = "best.pt"  # of the reported epoch
+PREDICTIONS: Final = "predictions.npz"
 
 _LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"seed-(\d+)")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
-_FIELDS = ("ids", "targets", "logits", "class_names", "groups")
 # As much as a config and a first line need: a disk with less is full for our purpose.
 _PROBE_BYTES = 64 * 1024
 _NUM_LISTED = 10
@@ -187,50 +182,12 @@ class RunFolder:
         return history
 
     def write_predictions(self, predictions: Mapping[str, Predictions | None]) -> None:
-        """Write the predictions of all parts into one `predictions.npz`, atomically, no pickles.
-
-        Args:
-            predictions: by part, "val" and "test"; None where the protocol has no such part.
-        """
-        arrays: dict[str, np.ndarray] = {}
-        for part, given in predictions.items():
-            if given is not None:
-                fields = _as_arrays(given, f"the predictions of '{part}'")
-                arrays |= {f"{part}/{field}": array for field, array in fields.items()}
-        buffer = io.BytesIO()
-        # Names are stored four bytes a letter, mostly zeros: compressing makes small runs smaller.
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_bytes(self.path / "predictions.npz", buffer.getvalue())
+        """Write the predictions of all parts; see `stored_predictions.write`."""
+        stored_predictions.write(self.path / PREDICTIONS, predictions)
 
     def read_predictions(self, part: str) -> Predictions:
-        """The stored predictions of "val" or "test".
-
-        Raises:
-            DataMissingError: the run has stored none, or none of this part.
-            VerificationError: the file is damaged.
-        """
-        path = self.path / "predictions.npz"
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                names = {field: f"{part}/{field}" for field in _FIELDS}
-                arrays = {f: stored[name] for f, name in names.items() if name in stored.files}
-                parts = sorted({name.rpartition("/")[0] for name in stored.files})
-            if not arrays:
-                raise DataMissingError(
-                    f"{path} holds no predictions of '{part}', only of: {', '.join(parts)}."
-                )
-            _check_shapes(arrays, "the stored arrays")
-            class_names = tuple(arrays.pop("class_names").tolist())
-            return Predictions(class_names=class_names, **arrays)
-        except FileNotFoundError as error:
-            raise DataMissingError(
-                f"Expected predictions at {path}, found none. Run the cell again to make them."
-            ) from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise VerificationError(
-                f"{path} is damaged: expected the arrays {', '.join(_FIELDS)} of '{part}', got "
-                f"{type(error).__name__}: {error}. Restore it from a copy, or run the cell again."
-            ) from error
+        """The stored predictions of "val" or "test"; see `stored_predictions.read`."""
+        return stored_predictions.read(self.path / PREDICTIONS, part)
 
     @property
     def epochs_file(self) -> Path:
@@ -246,16 +203,6 @@ class RunFolder:
         except OSError:  # another process was first, or the folder is read-only
             return None
         return aside
-
-
-def predictions_digest(predictions: Predictions) -> str:
-    """SHA-256 over ids, targets, float32 logits and class names; the same on every machine."""
-    arrays = _as_arrays(predictions, "the predictions")
-    names = {field: arrays[field].tolist() for field in ("ids", "class_names")}
-    # The text ends where the numbers begin, whose lengths follow from its number of names.
-    text = canonical_json(names).encode() + b"\n"
-    targets = arrays["targets"].astype("<i8").tobytes()
-    return sha256_hex(text + targets + arrays["logits"].astype("<f4").tobytes())
 
 
 def run_folders(
@@ -373,27 +320,3 @@ def _subfolders(folder: Path) -> list[Path]:
             "user may read; mend its permissions or choose another with --results."
         ) from error
     return [folder / name for name in sorted(names)]
-
-
-def _as_arrays(predictions: Predictions, what: str) -> dict[str, np.ndarray]:
-    arrays = {
-        "ids": np.asarray(predictions.ids, dtype=np.str_),
-        "targets": np.asarray(predictions.targets, dtype=np.int64),
-        "logits": np.ascontiguousarray(predictions.logits, dtype=np.float32),
-        "class_names": np.asarray(predictions.class_names, dtype=np.str_),
-    }
-    if predictions.groups is not None:
-        arrays["groups"] = np.asarray(predictions.groups, dtype=np.str_)
-    _check_shapes(arrays, what)
-    return arrays
-
-
-def _check_shapes(arrays: dict[str, np.ndarray], what: str) -> None:
-    num_images, num_classes = arrays["ids"].size, arrays["class_names"].size
-    expected = {field: (num_images,) for field in ("ids", "targets", "groups")}
-    for field, shape in {**expected, "logits": (num_images, num_classes)}.items():
-        if (field in arrays or field != "groups") and arrays[field].shape != shape:
-            raise ValueError(
-                f"{what} do not fit together: expected {field} of shape {shape} for {num_images} "
-                f"ids and {num_classes} classes, got {arrays[field].shape}"
-            )

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ltbench import claims, provenance, stage_reuse
+from ltbench import claims, provenance, seen, stage_reuse
 from ltbench.cell import Cell, prepare
 from ltbench.config import Request, RunConfig, asked, changes, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
@@ -28,9 +28,10 @@ from ltbench.results import BEST_WEIGHTS, RunFolder
 from ltbench.stage_reuse import StageKeeper
 from ltbench.trainer import Surroundings, Trainer
 from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
-from ltbench.training.devices import FabricCollective, make_fabric, settle
+from ltbench.training.devices import FabricCollective, make_fabric, resolved_workers, settle
 from ltbench.training.signals import SignalGuard
 from ltbench.training.snapshot import State
+from ltbench.views.making import make_pictures
 from ltbench.workers import on_devices
 
 SET_ASIDE = "checkpoint.pt.set-aside"
@@ -182,7 +183,10 @@ def run_on_device(
         renderer = _renderer(cell, fabric)
         stop_signal = place.stop_signal or (lambda: guard.received)
         trainer, resume = _trainer(fabric, cell, folder, place, renderer, stop_signal, still_mine)
-        trainer.fit(resume)
+        try:
+            trainer.fit(resume)
+        finally:
+            trainer.training.renderer.close()
         _finish(trainer, cell, folder, context, renderer, still_mine, started)
         fabric.barrier()
     if guard.received is not None and not several:
@@ -233,7 +237,7 @@ def _trainer(
     cell: Cell,
     folder: RunFolder,
     place: Place,
-    renderer: Callable[[Part], Renderer],
+    renderer: Callable[..., Renderer],
     stop_signal: Callable[[], int | None],
     still_mine: Callable[[], None],
 ) -> tuple[Trainer, State | None]:
@@ -255,7 +259,11 @@ def _trainer(
     feedback = validation if cell.config.feedback_split == "validation" else None
     if cell.feedback is not None and cell.config.feedback_split == "inner":
         feedback = renderer(cell.feedback)
-    training = TrainingSet(renderer(cell.training), cell.config.eval_batch_size)
+    workers = resolved_workers(cell.config.machine)
+    making = partial(make_pictures, cell.render, fabric.device, workers)
+    training = TrainingSet(
+        renderer(cell.training, make_pictures=making), cell.config.eval_batch_size
+    )
     around = Surroundings(
         folder.path / CHECKPOINT,
         on_epoch,
@@ -266,8 +274,8 @@ def _trainer(
     return Trainer(fabric, method, training, validation, feedback, cell.config, around), resume
 
 
-def _renderer(cell: Cell, fabric: Fabric) -> Callable[[Part], Renderer]:
-    """Makes the pictures of one part on the run's device."""
+def _renderer(cell: Cell, fabric: Fabric) -> Callable[..., Renderer]:
+    """Makes the pictures of one part, on the run's device or for it."""
     mean, std = cell.input_statistics()
     return partial(
         Renderer,
@@ -277,6 +285,7 @@ def _renderer(cell: Cell, fabric: Fabric) -> Callable[[Part], Renderer]:
         device=fabric.device,
         channels_last=cell.config.channels_last,
         seed=cell.config.seed,
+        make_pictures=partial(make_pictures, cell.render, fabric.device, 0),
     )
 
 
@@ -285,7 +294,7 @@ def _finish(
     cell: Cell,
     folder: RunFolder,
     context: Context,
-    renderer: Callable[[Part], Renderer],
+    renderer: Callable[..., Renderer],
     still_mine: Callable[[], None],
     started: float,
 ) -> None:
@@ -301,6 +310,7 @@ def _finish(
     provenance.save_weights(folder.path / BEST_WEIGHTS, state)
     provenance.save_weights(folder.path / LAST_WEIGHTS, trainer.last_state or state)
     folder.write_predictions({"val": val, "test": test})
+    seen.write_seen(folder.path / seen.FILE, cell.source, cell.split)
     record = make_record(trainer, cell, folder, context, val, test, state_digest(state))
     record["ledger"]["session_time_s"] = round(time.monotonic() - started, 3)
     folder.write_record(record)

@@ -67,7 +67,7 @@ class {title}(Dataset):
     default_protocol = "held_out"
     default_recipe = "digits"
 
-    def load(self) -> Source:
+    def load(self, protocol: str) -> Source:
         """Read the images: uint8 (N, channels, height, width)."""
         targets = np.repeat(np.arange(3), 120)
         noise = np.random.default_rng(0).integers(0, 80, (360, 1, 8, 8))

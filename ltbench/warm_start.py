@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ltbench.errors import DataMissingError, UsageError, VerificationError
-from ltbench.models import read_state, state_digest
-from ltbench.results import BEST_WEIGHTS, RunFolder, find_run
+from ltbench.results import RunFolder, find_run
+from ltbench.run_weights import reported_weights
 
 _BACKBONE = "backbone."
 
@@ -83,23 +83,12 @@ def find_start(name: str, results: Path, *, seed: int) -> WarmStart:
     except UsageError as error:
         hint = "" if exact else " (Of a key, init_from takes the run with this run's own seed.)"
         raise UsageError(f"init_from: {error}{hint}") from error
-    try:
-        record = folder.record()
-    except DataMissingError as error:
-        raise DataMissingError(
-            f"init_from: the run {folder.path} is not finished; run it to its end first."
-        ) from error
-    weights = folder.path / BEST_WEIGHTS
-    if not weights.is_file():
-        raise DataMissingError(f"init_from: expected the weights {weights}, found none.")
     identity = folder.name if exact else folder.path.parent.name
-    start = WarmStart(folder, record, read_state(weights), identity)
-    if state_digest(start.state) != start.digest:
-        raise VerificationError(
-            f"init_from: the weights {weights} do not have the digest of their run's record. "
-            "Restore them from a copy, or run that cell again."
-        )
-    return start
+    try:
+        record, state = reported_weights(folder)
+    except (DataMissingError, VerificationError) as error:
+        raise type(error)(f"init_from: {error}") from error
+    return WarmStart(folder, record, state, identity)
 
 
 def check_start(start: WarmStart, *, dataset: str, split_digest: str) -> None:

@@ -12,10 +12,10 @@ from torch import nn
 from ltbench import evaluator
 from ltbench.data.feed import Part, Renderer
 from ltbench.data.images import ArrayImages
-from ltbench.data.transforms import HFlip
-from ltbench.data.views import View
 from ltbench.dataset import Source
 from ltbench.method import Collective
+from ltbench.views.transforms import HFlip
+from ltbench.views.view import View
 
 NUM_IMAGES, NUM_CLASSES = 23, 3
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from ltbench.errors import DataMissingError, RunFailedError, UsageError, VerificationError
+from ltbench.stored_predictions import predictions_digest
 from ltbench.predictions import Predictions
 from ltbench.results import (
     SCHEMA_VERSION,
     RunFolder,
     find_run,
-    predictions_digest,
     read_records,
     run_folders,
 )

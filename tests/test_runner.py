@@ -28,7 +28,8 @@ from ltbench.method import Collective
 from ltbench.metrics import evaluate
 from ltbench.models import state_digest
 from ltbench.registry import add_plugins
-from ltbench.results import BEST_WEIGHTS, predictions_digest, run_folders
+from ltbench.results import BEST_WEIGHTS, run_folders
+from ltbench.stored_predictions import predictions_digest
 from ltbench.runner import LAST_WEIGHTS, Place, build_method, folder_of
 from ltbench.testing import tiny_run
 from ltbench.testing.processes import command

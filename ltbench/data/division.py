@@ -30,7 +30,13 @@ def class_counts(source: Source, positions: np.ndarray) -> np.ndarray:
 
 
 def divide(
-    source: Source, positions: np.ndarray, fraction: float, *, seed: int, stream: int
+    source: Source,
+    positions: np.ndarray,
+    fraction: float,
+    *,
+    seed: int,
+    stream: int,
+    rest_parts: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide a list in two; every class of the list has at least one image on both sides.
 
@@ -42,41 +48,54 @@ def divide(
         fraction: of every class, wanted on the second side, in (0, 1).
         seed: of the choice, in [0, 2**64).
         stream: what the choice is for, in [0, 2**32).
+        rest_parts: parts that the first side is itself to be divided into later: it keeps at least
+            as many groups (images) of every class.
 
     Returns:
         (rest, carved), positions, int64, ascending.
 
     Raises:
-        UsageError: a class has a single image, or its groups cannot be laid on both sides.
+        UsageError: a class has too few images, or its groups cannot be laid on both sides.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"Expected a fraction above 0 and below 1, got {fraction:g}.")
     positions = np.sort(positions).astype(np.int64)
     by = _by_image if source.groups is None else _by_group
-    chosen = by(source, positions, fraction, seed, stream)
+    chosen = by(source, positions, fraction, seed, stream, rest_parts)
     return positions[~chosen], positions[chosen]
 
 
 def _by_image(
-    source: Source, positions: np.ndarray, fraction: float, seed: int, stream: int
+    source: Source,
+    positions: np.ndarray,
+    fraction: float,
+    seed: int,
+    stream: int,
+    rest_parts: int,
 ) -> np.ndarray:
     """Mask of the carved images, bool, one for each position."""
     shuffled = philox.permutation(seed, len(positions), stream=stream, epoch=0)
     classes = source.targets[positions[shuffled]]
     chosen = np.zeros(len(positions), dtype=bool)
-    single = []
+    few = []
     for c in np.unique(classes).tolist():
         found = shuffled[classes == c]
-        if len(found) == 1:
-            single.append(f"'{source.class_names[c]}' (images: 1)")
-        chosen[found[: min(max(round(fraction * len(found)), 1), len(found) - 1)]] = True
-    if single:
-        raise _undividable(single)
+        if len(found) <= rest_parts:
+            few.append(f"'{source.class_names[c]}' (images: {len(found)})")
+        wanted = max(round(fraction * len(found)), 1)
+        chosen[found[: max(min(wanted, len(found) - rest_parts), 0)]] = True
+    if few:
+        raise _undividable(few, rest_parts)
     return chosen
 
 
 def _by_group(
-    source: Source, positions: np.ndarray, fraction: float, seed: int, stream: int
+    source: Source,
+    positions: np.ndarray,
+    fraction: float,
+    seed: int,
+    stream: int,
+    rest_parts: int,
 ) -> np.ndarray:
     """Mask of the carved images, bool, one for each position."""
     assert source.groups is not None
@@ -92,7 +111,7 @@ def _by_group(
     order = philox.permutation(seed, len(names), stream=stream, epoch=0)
     sizes = np.bincount(group_of, minlength=len(names))[order]
     order = order[np.argsort(-sizes, kind="stable")]
-    sides = _Sides(contents, num_classes, fraction)
+    sides = _Sides(contents, num_classes, fraction, rest_parts)
     lacking = sides.fill(order.tolist())
     if not lacking:
         return np.array(sides.side_of, dtype=bool)[group_of]
@@ -101,15 +120,17 @@ def _by_group(
         [
             f"'{source.class_names[c]}' (images: {counts[c]}, groups: {len(sides.groups_of[c])})"
             for c in lacking
-        ]
+        ],
+        rest_parts,
     )
 
 
-def _undividable(classes: Sequence[str]) -> UsageError:
+def _undividable(classes: Sequence[str], rest_parts: int) -> UsageError:
+    later = f" (of {rest_parts + 1} parts in all)" if rest_parts > 1 else ""
     return UsageError(
-        "Expected images of every class on both sides of a division that keeps groups whole; "
-        f"found no way for {', '.join(classes)}. Give these classes more images or groups (a lower "
-        "imbalance leaves more), or leave them out."
+        f"Expected images of every class on both sides of a division{later} that keeps groups "
+        f"whole; found no way for {', '.join(classes)}. Give these classes more images or groups "
+        "(a lower imbalance leaves more), or leave them out."
     )
 
 
@@ -119,12 +140,13 @@ class _Sides:
     Lowers sum over classes and sides of (share - wanted)**2 / wanted, where a share is a side's
     part of a class's images: rare and frequent classes weigh the same. First greedily, then by
     moving and exchanging groups; the true minimum is not looked for. Groups of one class are always
-    divided where the class has two; among groups of several classes a way can be missed.
+    divided where the class has enough; among groups of several classes a way can be missed.
 
     Args:
         contents: (class, images) pairs of each group.
         num_classes: C.
         fraction: wanted on side 1.
+        rest_parts: groups of each class that side 0 keeps at least; side 1 has at least one.
 
     Attributes:
         side_of: 0 or 1 for each group, once laid.
@@ -132,7 +154,11 @@ class _Sides:
     """
 
     def __init__(
-        self, contents: list[list[tuple[int, int]]], num_classes: int, fraction: float
+        self,
+        contents: list[list[tuple[int, int]]],
+        num_classes: int,
+        fraction: float,
+        rest_parts: int,
     ) -> None:
         totals = [0] * num_classes
         self.groups_of: list[list[int]] = [[] for _ in totals]
@@ -143,6 +169,7 @@ class _Sides:
         self.shares = [[(c, n * (_WHOLE // totals[c])) for c, n in group] for group in contents]
         carved = round(fraction * _WHOLE)
         self.wanted = (_WHOLE - carved, carved)
+        self.fewest = (rest_parts, 1)
         self.got = ([0] * num_classes, [0] * num_classes)
         self.num_groups = ([0] * num_classes, [0] * num_classes)
         self.side_of = [0] * len(contents)
@@ -155,7 +182,7 @@ class _Sides:
         held = [c for c in rarest_first if self.groups_of[c]]
         for c in held:
             self._bring_to_both(c)
-        lacking = [c for c in held if not self._on_both((c,))]
+        lacking = [c for c in held if not self._enough((c,))]
         if not lacking:
             self._improve(order)
         return lacking
@@ -175,8 +202,12 @@ class _Sides:
     def _classes(self, *groups: int) -> set[int]:
         return {c for group in groups for c, _ in self.shares[group]}
 
-    def _on_both(self, classes: Iterable[int]) -> bool:
-        return all(self.num_groups[0][c] and self.num_groups[1][c] for c in classes)
+    def _enough(self, classes: Iterable[int]) -> bool:
+        return not any(self._short(c, side) for c in classes for side in (0, 1))
+
+    def _short(self, c: int, side: int) -> int:
+        """Groups of class c that a side lacks."""
+        return max(self.fewest[side] - self.num_groups[side][c], 0)
 
     def _unevenness(self, classes: Iterable[int]) -> int:
         """The sum that is lowered, over some classes, times both wanted shares."""
@@ -195,20 +226,30 @@ class _Sides:
             self._move(group)
 
     def _bring_to_both(self, c: int) -> None:
-        """Move the group of class c that costs least, if c is on one side only."""
-        best: tuple[int, int] | None = None
-        for group in [] if self._on_both((c,)) else self.groups_of[c]:
-            classes = self._classes(group)
-            side = self.side_of[group]
-            if all(k == c or self.num_groups[side][k] > 1 for k in classes):
-                before = self._unevenness(classes)
-                self._move(group)
-                added = self._unevenness(classes) - before
-                if self._on_both((c,)) and (best is None or added < best[0]):
-                    best = (added, group)
-                self._move(group)
-        if best is not None:
-            self._move(best[1])
+        """Move groups of class c, each time the one that costs least, to a side with too few."""
+        for side in (0, 1):
+            for _ in range(self._short(c, side)):
+                costs = [(self._cost(group), group) for group in self._movable(c, 1 - side)]
+                if costs:
+                    self._move(min(costs)[1])
+
+    def _movable(self, c: int, side: int) -> list[int]:
+        """Groups with class c on a side that can spare them, whatever else they hold."""
+        return [
+            group
+            for group in self.groups_of[c]
+            if self.side_of[group] == side
+            and all(self.num_groups[side][k] > self.fewest[side] for k in self._classes(group))
+        ]
+
+    def _cost(self, *groups: int) -> int:
+        """What moving the groups adds to the unevenness."""
+        classes = self._classes(*groups)
+        before = self._unevenness(classes)
+        self._move(*groups)
+        after = self._unevenness(classes)
+        self._move(*groups)
+        return after - before
 
     def _improve(self, order: list[int]) -> None:
         """Move single groups, then exchange pairs, until nothing is gained."""
@@ -224,10 +265,10 @@ class _Sides:
 
     def _try(self, *groups: int) -> bool:
         """Move `groups` if that is more even and leaves every class on both sides."""
-        classes = self._classes(*groups)
-        before = self._unevenness(classes)
+        if self._cost(*groups) >= 0:
+            return False
         self._move(*groups)
-        if self._unevenness(classes) < before and self._on_both(classes):
+        if self._enough(self._classes(*groups)):
             return True
         self._move(*groups)
         return False

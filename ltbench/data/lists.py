@@ -196,7 +196,7 @@ def stored_split(
     key = {
         "dataset": dataset.info.name,
         "protocol": protocol,
-        "settings": dataset.config.model_dump(mode="json"),
+        "settings": dataset.config.identity(),
         "seed": seed,
         "source_digest": source_digest(source),
     }

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from ltbench.data import philox
 from ltbench.data.division import class_counts, divide
+from ltbench.data.leaks import part_notes, shared_groups
 from ltbench.dataset import Source, Split
 from ltbench.errors import UsageError, VerificationError
 
@@ -320,20 +321,8 @@ def _smallest(source: Source, pool: np.ndarray) -> int:
     return int(counts.min())
 
 
-def _shared_groups(source: Source, parts: Mapping[str, np.ndarray]) -> list[tuple[str, list[str]]]:
-    """Pairs of parts that share groups, as ("train and test", the groups)."""
-    assert source.groups is not None
-    held = {name: np.unique(source.groups[positions]) for name, positions in parts.items()}
-    names = list(held)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    shared = [(f"{a} and {b}", np.intersect1d(held[a], held[b]).tolist()) for a, b in pairs]
-    return [(pair, groups) for pair, groups in shared if groups]
-
-
 def _refuse_shared_groups(source: Source, parts: Mapping[str, np.ndarray]) -> None:
-    if source.groups is None:
-        return
-    for pair, groups in _shared_groups(source, parts):
+    for pair, groups in shared_groups(source, parts):
         raise VerificationError(
             f"Expected no group in two parts, but {pair} share groups: {len(groups)} (first: "
             f"'{groups[0]}'). The publisher's own parts divide them: drop these groups from the "
@@ -342,17 +331,15 @@ def _refuse_shared_groups(source: Source, parts: Mapping[str, np.ndarray]) -> No
 
 
 def _notes(source: Source, parts: Mapping[str, np.ndarray], imbalance: float) -> dict[str, Any]:
-    counts = {name: class_counts(source, positions).tolist() for name, positions in parts.items()}
-    notes: dict[str, Any] = {
+    facts = part_notes(source, parts)
+    measured = {
+        name: measured_imbalance(counts)
+        for name, counts in facts["counts"].items()
+        if name != "test"
+    }
+    return {
         "nominal_imbalance": float(imbalance),
-        "measured_imbalance": {
-            name: measured_imbalance(counts[name]) for name in counts if name != "test"
-        },
-        "counts": counts,
+        "measured_imbalance": measured,
+        **facts,
         "split_by": "image" if source.groups is None else "group",
     }
-    if source.groups is not None:
-        groups = source.groups
-        notes["groups"] = {name: len(np.unique(groups[at])) for name, at in parts.items()}
-        notes["shared_groups"] = sum(len(groups) for _, groups in _shared_groups(source, parts))
-    return notes

@@ -19,6 +19,7 @@ from ltbench.errors import UsageError, VerificationError
 from ltbench.files import canonical_json
 from ltbench.metrics import GROUP_BOUNDS, METRICS, Metric
 from ltbench.registry import normalise, suggest
+from ltbench.report.footer import footer
 
 Record = Mapping[str, Any]
 
@@ -273,7 +274,12 @@ def _table(records: Sequence[Record], metrics: tuple[str, ...]) -> Table:
     rows = tuple(_row(group, metrics) for group in configurations)
     first = records[0]
     where = first["dataset"], first["protocol"], first["split_digest"]
-    return Table(*where, metrics=metrics, rows=rows, footer=_footer(records, rows))
+    lines = footer(records, _row_names(rows), {row.key: row.seeds for row in rows})
+    if any(row.provisional for row in rows):
+        lines.append(f"Provisional: fewer than {NUM_SEEDS_WANTED} seeds.")
+    if any(row.uses_validation for row in rows):
+        lines.append(f"{DAGGER} Training itself uses results on the validation part.")
+    return Table(*where, metrics=metrics, rows=rows, footer=tuple(lines))
 
 
 def _row(records: Sequence[Record], metrics: tuple[str, ...]) -> Row:
@@ -294,67 +300,6 @@ def _cell(records: Sequence[Record], metric: Metric) -> Cell:
         return Cell(None, None)
     sd = statistics.stdev(defined) if len(defined) > 1 else None
     return Cell(statistics.fmean(defined), sd)
-
-
-def _footer(records: Sequence[Record], rows: Sequence[Row]) -> tuple[str, ...]:
-    first, names = records[0], _row_names(rows)
-
-    def said(value: Callable[[Record], str]) -> str:
-        return _said((names[record["key"]], value(record)) for record in records)
-
-    devices = said(lambda record: f"{record['num_devices']} x {record['device']}")
-    seeds = _said((names[row.key], ", ".join(map(str, row.seeds))) for row in rows)
-    lines = [
-        f"Data set: {first['dataset']}. Protocol: {first['protocol']}. "
-        f"Split: {first['split_digest'][:12]}. Results are of its test part.",
-        f"Protocol notes: {said(_notes)}.",
-        f"Recipe: {said(lambda record: record['recipe'])}. Seeds: {seeds}. "
-        f"Selection: {said(lambda record: record['select'])}.",
-        f"Devices: {devices}. "
-        f"Precision: {said(lambda record: record['precision'])}. "
-        f"Threads: {said(lambda record: str(record['threads']))}.",
-        f"Versions: {said(_versions)}.",
-        "Mean \N{PLUS-MINUS SIGN} sample standard deviation over seeds; rates in percent.",
-    ]
-    if any(row.provisional for row in rows):
-        lines.append(f"Provisional: fewer than {NUM_SEEDS_WANTED} seeds.")
-    if any(row.uses_validation for row in rows):
-        lines.append(f"{DAGGER} Training itself uses results on the validation part.")
-    return tuple(lines)
-
-
-def _said(pairs: Iterable[tuple[str, str]]) -> str:
-    """The value all rows share; where they differ, each value with the rows it belongs to."""
-    rows_of: dict[str, list[str]] = {}
-    for row_name, value in pairs:
-        rows = rows_of.setdefault(value, [])
-        if row_name not in rows:
-            rows.append(row_name)
-    if len(rows_of) == 1:
-        return next(iter(rows_of))
-    return "; ".join(f"{value} ({', '.join(rows)})" for value, rows in rows_of.items())
-
-
-def _notes(record: Record) -> str:
-    notes = {**(record.get("protocol_notes") or {}), "groups note": record.get("groups_note")}
-    texts = {name.replace("_", " "): _in_words(note) for name, note in notes.items()}
-    return "; ".join(f"{name}: {text}" for name, text in texts.items() if text) or "none"
-
-
-def _in_words(note: Any) -> str:
-    """A note's JSON value as a reader likes it: `train 50, val 12.5`."""
-    if isinstance(note, Mapping):
-        return ", ".join(f"{name} {_in_words(value)}" for name, value in note.items())
-    if isinstance(note, list | tuple):
-        return "/".join(map(_in_words, note))
-    if isinstance(note, float):
-        return f"{note:.6g}"
-    return "" if note is None else str(note).rstrip(".")
-
-
-def _versions(record: Record) -> str:
-    versions = sorted((record.get("versions") or {}).items())
-    return ", ".join(f"{package} {version}" for package, version in versions) or "not recorded"
 
 
 def _row_names(rows: Sequence[Row]) -> dict[str, str]:

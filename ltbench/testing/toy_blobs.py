@@ -45,7 +45,7 @@ class ToyBlobs(Dataset):
     default_protocol = "held_out"
     default_recipe = "digits"
 
-    def load(self) -> Source:
+    def load(self, protocol: str) -> Source:
         """Draw all pictures."""
         counts = self.config.train_counts
         parts = [

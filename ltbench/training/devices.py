@@ -132,3 +132,12 @@ class FabricCollective(Collective):
         if self.world_size > 1:
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+
+
+def resolved_workers(machine: MachineConfig) -> int:
+    """Processes that make views on the CPU for one device of the run."""
+    if machine.workers is not None:
+        return machine.workers
+    if device_kind(machine) == "cpu":
+        return 0  # training needs every core, and views are the smaller part of the work
+    return min(8, max(1, len(os.sched_getaffinity(0)) // machine.devices - 1))

@@ -81,4 +81,4 @@ def _feed(
             epochs=stage.epochs,
             collective=collective,
         )
-    return StageFeed(training.renderer, plans)
+    return StageFeed(training.renderer, plans, epochs=stage.epochs)

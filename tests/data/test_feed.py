@@ -18,12 +18,12 @@ from ltbench.data.feed import (
     stream_word,
 )
 from ltbench.data.images import ArrayImages
-from ltbench.data.transforms import HFlip
-from ltbench.data.views import View
 from ltbench.dataset import Source
 from ltbench.errors import UsageError
 from ltbench.method import Collective, Stream
 from ltbench.testing.tiny import tiny_request
+from ltbench.views.transforms import HFlip
+from ltbench.views.view import View
 
 TARGETS = np.repeat([0, 1, 2], [20, 6, 1])
 VIEWS = {"eval": View(()), "classify": View((HFlip(p=0.5),)), "contrast": View((HFlip(p=0.5),))}
@@ -73,7 +73,7 @@ def feed_of(part, *, seed=0, stage=0, device=None, second_size=10, stream=None):
         "main": plan_of(part, stream, stage=stage, seed=seed, device=device),
         "second": plan_of(part, size=second_size, stage=stage, number=1, seed=seed, device=device),
     }
-    return StageFeed(renderer_of(part, seed), plans)
+    return StageFeed(renderer_of(part, seed), plans, epochs=4)
 
 
 def same(first, second):
@@ -107,13 +107,13 @@ class TestPureFunction:
     def test_views_of_a_stream_draw_apart(self, part):
         """The same transform under two names flips other pictures."""
         plan = plan_of(part, Stream(views=("classify", "contrast")), size=24)
-        batch = StageFeed(renderer_of(part), {"main": plan}).batch(0, 0)
+        batch = StageFeed(renderer_of(part), {"main": plan}, epochs=4).batch(0, 0)
         equal = (batch.views[0] == batch.views[1]).flatten(1).all(1)
         assert 0 < equal.sum() < 24
 
     def test_views_change_with_the_epoch(self, part):
         plan = plan_of(part, size=24)
-        feed = StageFeed(renderer_of(part), {"main": plan})
+        feed = StageFeed(renderer_of(part), {"main": plan}, epochs=4)
         first, second = feed.batch(0, 0), feed.batch(1, 0)
         pictures = [dict(zip(b.indices.tolist(), b.images, strict=True)) for b in (first, second)]
         common = sorted(set(pictures[0]) & set(pictures[1]))
@@ -153,7 +153,7 @@ class TestEpoch:
     def test_an_image_drawn_twice_is_not_seen_twice_in_one_view(self, part):
         """Class c has one image, which a balanced sampler draws about nine times."""
         plan = plan_of(part, Stream(sampler="balanced"), size=26)
-        batch = StageFeed(renderer_of(part), {"main": plan}).batch(0, 0)
+        batch = StageFeed(renderer_of(part), {"main": plan}, epochs=4).batch(0, 0)
         rare = batch.images[batch.targets == 2]
         assert len(rare) > 3
         flipped = [torch.equal(picture, rare[0].flip(-1)) for picture in rare]

@@ -36,7 +36,7 @@ class Beetles(Dataset):
     default_recipe = "digits"
     num_made = 0
 
-    def load(self) -> Source:
+    def load(self, protocol) -> Source:
         targets = np.repeat(np.arange(3), 40)
         return Source(
             images=ArrayImages(np.zeros((120, 1, 1, 1), dtype=np.uint8)),
@@ -57,7 +57,7 @@ def beetles(**settings) -> Beetles:
 
 @pytest.fixture
 def source():
-    return beetles().load()
+    return beetles().load("held_out")
 
 
 def made(source: Source, **about):
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_made(source, tmp_path):
 
 
 def digest_of_seed_0(folder) -> str:
-    return stored_split(beetles(), beetles().load(), "held_out", 0, folder)[1]
+    return stored_split(beetles(), beetles().load("held_out"), "held_out", 0, folder)[1]
 
 
 def test_threads_and_processes_at_once(tmp_path):

@@ -9,6 +9,8 @@ import torchvision.datasets
 from pydantic import ValidationError
 
 from ltbench.dataset import DATASETS
+from ltbench.data.places import data_home
+from ltbench.dataset import FetchRequest
 from ltbench.datasets import fashion_mnist_lt
 from ltbench.datasets.fashion_mnist_lt import MD5, FashionMnistLT, parse_idx
 from ltbench.errors import DataMissingError, VerificationError
@@ -84,7 +86,7 @@ def test_is_registered_with_all_it_says_of_itself():
 )
 def test_finds_the_files(world, place, packed):
     put(world / place, packed=packed)
-    source = dataset(world / "root" if place.startswith("root") else None).load()
+    source = dataset(world / "root" if place.startswith("root") else None).load("held_out")
     assert len(source.images) == 150
     assert source.images.shape == (1, 4, 3)
     assert source.ids[[0, 119, 120, 149]].tolist() == [
@@ -102,21 +104,21 @@ def test_a_named_data_root_is_the_only_place(world):
     put(world / "debian")
     for file in (world / "debian").iterdir():
         file.write_bytes(b"damaged")
-    dataset(world / "root").load()
+    dataset(world / "root").load("held_out")
     with pytest.raises(VerificationError, match="debian"):
-        dataset().load()
+        dataset().load("held_out")
     with pytest.raises(DataMissingError, match="elsewhere"):
-        dataset(world / "elsewhere").load()
+        dataset(world / "elsewhere").load("held_out")
 
 
 def test_default_folder_without_the_variable(monkeypatch):
     monkeypatch.delenv("LTBENCH_DATA")
-    assert fashion_mnist_lt.default_folder() == Path.home() / ".cache" / "ltbench"
+    assert data_home() == Path.home() / ".cache" / "ltbench"
 
 
 def test_missing_files_name_the_folder_and_the_ways(world):
     with pytest.raises(DataMissingError) as error:
-        dataset(world / "root").load()
+        dataset(world / "root").load("held_out")
     message = str(error.value)
     for name in MD5:
         assert name in message
@@ -130,7 +132,7 @@ def test_one_missing_file_is_named(world):
     put(world / "root")
     (world / "root" / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DataMissingError, match="no t10k-labels-idx1-ubyte in"):
-        dataset(world / "root").load()
+        dataset(world / "root").load("held_out")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -141,7 +143,7 @@ def test_a_damaged_file_is_named_with_both_digests(world, packed):
     file = world / "root" / (f"{name}.gz" if packed else name)
     file.write_bytes(gzip.compress(data) if packed else data)
     with pytest.raises(VerificationError) as error:
-        dataset(world / "root").load()
+        dataset(world / "root").load("held_out")
     message = str(error.value)
     assert str(file) in message
     assert fashion_mnist_lt.MD5[name] in message
@@ -155,7 +157,7 @@ def test_a_cut_gz_file_is_damaged(world, keep):
     file = world / "root" / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(VerificationError, match=r"train-images-idx3-ubyte\.gz is damaged"):
-        dataset(world / "root").load()
+        dataset(world / "root").load("held_out")
 
 
 def test_images_without_labels_are_refused(world, monkeypatch):
@@ -165,7 +167,7 @@ def test_images_without_labels_are_refused(world, monkeypatch):
         (world / "root" / name).write_bytes(data)
         monkeypatch.setitem(fashion_mnist_lt.MD5, name, hashlib.md5(data).hexdigest())
     with pytest.raises(VerificationError, match="test part has 30 images and 29 labels"):
-        dataset(world / "root").load()
+        dataset(world / "root").load("held_out")
 
 
 def test_parse_idx():
@@ -199,9 +201,9 @@ def test_fetch_downloads_into_the_data_root_or_the_default_folder(world, monkeyp
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
     for data_root, folder in ((None, "default"), (world / "mine", "mine")):
-        dataset(data_root).fetch()
+        dataset(data_root).fetch(FetchRequest())
         assert (world / folder / "FashionMNIST" / "raw").is_dir()
-        dataset(data_root).load()
+        dataset(data_root).load("held_out")
 
 
 @pytest.mark.parametrize("error", [OSError("no network"), RuntimeError("Error downloading")])
@@ -211,7 +213,7 @@ def test_a_failed_fetch_names_the_other_ways(world, monkeypatch, error):
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
     with pytest.raises(DataMissingError, match="apt-get install dataset-fashion-mnist"):
-        dataset().fetch()
+        dataset().fetch(FetchRequest())
 
 
 def test_fetch_checks_what_came(world, monkeypatch):
@@ -221,13 +223,13 @@ def test_fetch_checks_what_came(world, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
     with pytest.raises(VerificationError, match="train-labels-idx1-ubyte is damaged"):
-        dataset(world / "mine").fetch()
+        dataset(world / "mine").fetch(FetchRequest())
 
 
 def test_protocols_on_small_files(world):
     put(world / "root")
     plugin = dataset(world / "root", imbalance=4, balanced_validation=True)
-    source = plugin.load()
+    source = plugin.load("held_out")
     held = plugin.split(source, "held_out", 0)
     assert held.notes["counts"]["train"][0] == 10
     assert held.notes["counts"]["val"] == [2] * 10
@@ -246,7 +248,7 @@ def test_a_factor_is_refused():
 @real_files
 def test_real_files():
     plugin = dataset(DEBIAN_FOLDER)
-    source = plugin.load()
+    source = plugin.load("held_out")
     assert len(source.images) == 70_000
     assert source.images.shape == (1, 28, 28)
     assert np.bincount(source.targets[:60_000]).tolist() == [6000] * 10

@@ -21,10 +21,11 @@ from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor
 
 from ltbench.data import philox
-from ltbench.data.colour import ColorJitter, Grayscale
-from ltbench.data.rand_augment import RandAugment
-from ltbench.data.transforms import (
-    Affine,
+from ltbench.registry import normalise, suggest
+from ltbench.views.affine import Affine
+from ltbench.views.colour import ColorJitter, Grayscale
+from ltbench.views.rand_augment import RandAugment
+from ltbench.views.transforms import (
     CenterCrop,
     HFlip,
     PadCrop,
@@ -33,10 +34,10 @@ from ltbench.data.transforms import (
     Resize,
     Rotation,
     Shape,
+    Shapes,
     Transform,
     VFlip,
 )
-from ltbench.registry import normalise, suggest
 
 __all__ = ["TRANSFORMS", "TransformSpec", "View", "ViewSpec"]
 
@@ -100,6 +101,11 @@ class View:
         """Whether no transform uses random numbers, so that every epoch shows the same pictures."""
         return self.num_words == 0
 
+    @property
+    def settles_size(self) -> bool:
+        """Whether pictures of any sizes all come out at one size, whatever their own."""
+        return bool(self.transforms) and self.transforms[0].settles_size
+
     def draw(self, seed: int, *, stream: int, epoch: int, indices: np.ndarray) -> np.ndarray:
         """Draw the numbers of some pictures; a whole epoch at once costs least.
 
@@ -116,15 +122,22 @@ class View:
             seed, stream=stream, epoch=epoch, index=indices, num_words=self.num_words
         )
 
-    def render(self, images: Tensor, u: np.ndarray) -> Tensor:
+    def render(self, images: Tensor, u: np.ndarray, sizes: np.ndarray | None = None) -> Tensor:
         """Apply the view to a batch, on the device the images are on.
 
         Args:
             images: uint8 (B, C, H, W).
             u: what `draw` gave for these pictures, float64 (B, num_words).
+            sizes: (height, width) of pictures in the upper left corners of `images`, int64 (B, 2),
+                for views that settle the size; None where they fill them. What lies beyond a
+                picture does not matter.
 
         Returns:
             float32 (B, C, h, w) in [0, 1]: pixels are divided by 255, not yet normalised.
+
+        Raises:
+            TypeError, ValueError: the pictures, numbers or sizes are not of that kind.
+            UsageError: the pictures are too small, or have too many channels, for a step.
         """
         if images.dtype != torch.uint8:
             raise TypeError(f"A view renders uint8 images, got {images.dtype}.")
@@ -134,7 +147,10 @@ class View:
                 "Draw them with this view, for the pictures of this batch."
             )
         channels, height, width = images.shape[1:]
-        host = self._parameters(u, (channels, height, width))
+        shape: Shapes = (channels, height, width)
+        if sizes is not None:
+            shape = (channels, sizes[:, :1], sizes[:, 1:])
+        host = self._parameters(u, shape)
         device = _to_device(host, images.device)
         # Under autocast the crop's matrix products would run, and round pixels, in bfloat16.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -150,13 +166,14 @@ class View:
             size = step.output_size(size)
         return shape[0], *size
 
-    def _parameters(self, u: np.ndarray, shape: Shape) -> list[np.ndarray]:
+    def _parameters(self, u: np.ndarray, shape: Shapes) -> list[np.ndarray]:
         tables, start = [], 0
         for step in self.transforms:
             mine = u[:, start : start + step.num_words]
-            tables.append(step.parameters(mine, shape).astype(np.float32))
+            # Only a first step that settles the size meets pictures of different ones.
+            tables.append(step.parameters(mine, shape).astype(np.float32))  # type: ignore[arg-type]
             start += step.num_words
-            shape = (shape[0], *step.output_size(shape[1:]))
+            shape = (shape[0], *step.output_size(shape[1:]))  # type: ignore[arg-type]
         return tables
 
 

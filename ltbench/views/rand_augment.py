@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ltbench.data.transforms import Parameters, Shape, Transform
+from ltbench.views.transforms import Parameters, Shape, Transform
 
 __all__ = ["RandAugment"]
 

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ltbench.data.transforms import Parameters, Probability, Shape, Transform
 from ltbench.errors import UsageError
+from ltbench.views.transforms import Parameters, Probability, Shape, Transform
 
 __all__ = ["ColorJitter", "Grayscale"]
 

@@ -14,9 +14,9 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from ltbench.data import philox
-from ltbench.data.transforms import Parameters
-from ltbench.data.views import TRANSFORMS, View, ViewSpec
 from ltbench.errors import UsageError
+from ltbench.views.transforms import Parameters
+from ltbench.views.view import TRANSFORMS, View, ViewSpec
 
 GREY_LEVEL = 1 / 255
 

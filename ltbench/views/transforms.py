@@ -8,7 +8,7 @@ operations without host synchronisation or branches on tensor values.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,22 +19,28 @@ from torch.nn import functional as F
 from ltbench.errors import UsageError
 
 __all__ = [
-    "Affine",
     "CenterCrop",
+    "Degrees",
     "HFlip",
     "PadCrop",
     "Parameters",
     "Probability",
     "RandomResizedCrop",
+    "Range",
     "Resize",
     "Rotation",
     "Shape",
+    "Shapes",
     "Transform",
     "VFlip",
+    "inverse_map",
+    "sample",
 ]
 
 Shape = tuple[int, int, int]
 Size = tuple[int, int]
+# (channels, heights, widths): sides are numbers, or int64 (B, 1) where pictures differ in size.
+Shapes = tuple[int, int | np.ndarray, int | np.ndarray]
 _CROP_TRIES = 10
 
 
@@ -55,6 +61,11 @@ class Transform(BaseModel, ABC):
     def num_words(self) -> int:
         """Uniform numbers a picture needs; 0 for a transform that does the same to all."""
         return 0
+
+    @property
+    def settles_size(self) -> bool:
+        """Whether it takes pictures of different sizes in one batch, and makes them one size."""
+        return False
 
     def parameters(self, u: np.ndarray, shape: Shape) -> np.ndarray:
         """Turn uniform numbers into what `apply` needs.
@@ -84,49 +95,12 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-_Degrees = Annotated[float, Field(ge=0, le=180)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
 _Positive = Annotated[float, Field(gt=0)]
-_Range = Annotated[tuple[_Positive, _Positive], AfterValidator(_ordered)]
+Range = Annotated[tuple[_Positive, _Positive], AfterValidator(_ordered)]
 _Share = Annotated[float, Field(gt=0, le=1)]
 _AreaRange = Annotated[tuple[_Share, _Share], AfterValidator(_ordered)]
 _Pixels = Annotated[int, Field(gt=0, le=4096)]
-
-
-class Affine(Transform):
-    """Shift, scale and turn in one bilinear step, about the centre.
-
-    The angle is uniform in [-degrees, degrees], the scale in [low, high], each shift in
-    [-translate, translate] times its side. Angle (clockwise) and scale are those of torchvision's
-    `RandomAffine`.
-
-    Departures: torchvision rounds shifts to whole pixels, which would leave pictures of 8 pixels
-    three positions; here they stay fractional.
-    """
-
-    name: ClassVar[str] = "affine"
-    degrees: _Degrees = 0.0
-    translate: Probability = 0.0
-    scale: _Range = (1.0, 1.0)
-    padding: Literal["zeros", "border"] = "zeros"
-
-    @property
-    def num_words(self) -> int:
-        """Angle, two shifts, scale."""
-        return 4
-
-    def parameters(self, u: np.ndarray, shape: Shape) -> np.ndarray:
-        """The six numbers of the inverse map in coordinates from -1 to 1, row by row."""
-        signed = 2.0 * u - 1.0
-        # In these coordinates a shift by a fraction of the side is twice that fraction.
-        shift = 2.0 * self.translate * signed[:, 1:3]
-        scale = self.scale[0] + u[:, 3] * (self.scale[1] - self.scale[0])
-        return _inverse_map(self.degrees * signed[:, 0], scale, shift, shape)
-
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Sample at the mapped positions."""
-        if self.degrees == 0 and self.translate == 0 and self.scale == (1.0, 1.0):
-            return images  # sampling would still blur by round-off
-        return _sample(images, parameters.device, "bilinear", self.padding)
 
 
 class Rotation(Transform):
@@ -136,7 +110,7 @@ class Rotation(Transform):
     """
 
     name: ClassVar[str] = "rotation"
-    degrees: _Degrees
+    degrees: Degrees
 
     @property
     def num_words(self) -> int:
@@ -146,11 +120,11 @@ class Rotation(Transform):
     def parameters(self, u: np.ndarray, shape: Shape) -> np.ndarray:
         """The inverse map, as for `Affine`; counter-clockwise is its negative angle."""
         angle = -self.degrees * (2.0 * u[:, 0] - 1.0)
-        return _inverse_map(angle, np.ones(len(u)), np.zeros((len(u), 2)), shape)
+        return inverse_map(angle, np.ones(len(u)), np.zeros((len(u), 2)), shape)
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         """Take the nearest pixel at the mapped positions."""
-        return _sample(images, parameters.device, "nearest", "zeros")
+        return sample(images, parameters.device, "nearest", "zeros")
 
 
 class PadCrop(Transform):
@@ -226,8 +200,25 @@ class Resize(Transform):
     size: _Pixels
     short_side: bool = False
 
+    @property
+    def settles_size(self) -> bool:
+        """Only where the aspect is not kept."""
+        return not self.short_side
+
+    def parameters(self, u: np.ndarray, shape: Shapes) -> np.ndarray:
+        """Of pictures that differ in size, boxes (top, left, height, width) that hold them whole.
+
+        Short-side resizes never meet such pictures: their results would differ in size, too.
+        """
+        if isinstance(shape[1], int):
+            return np.empty((len(u), 0))
+        corner = np.zeros((len(u), 2))
+        return np.concatenate([corner, np.asarray(shape[1]), np.asarray(shape[2])], axis=1)
+
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Resize all pictures alike."""
+        """Resize all pictures alike, or each from its own size."""
+        if parameters.host.shape[1]:
+            return _cut_and_resize(images, parameters.device, self.size)
         height, width = images.shape[-2:]
         size = self.output_size((height, width))
         if size == (height, width):
@@ -280,23 +271,32 @@ class RandomResizedCrop(Transform):
     name: ClassVar[str] = "random_resized_crop"
     size: _Pixels
     scale: _AreaRange = (0.08, 1.0)
-    ratio: _Range = (3 / 4, 4 / 3)
+    ratio: Range = (3 / 4, 4 / 3)
 
     @property
     def num_words(self) -> int:
         """Area and ratio of ten tries, then the place."""
         return 2 * _CROP_TRIES + 2
 
-    def parameters(self, u: np.ndarray, shape: Shape) -> np.ndarray:
-        """(top, left, height, width) of the boxes, whole numbers."""
-        full_height, full_width = shape[1:]
+    @property
+    def settles_size(self) -> bool:
+        """Always square."""
+        return True
+
+    def parameters(self, u: np.ndarray, shape: Shapes) -> np.ndarray:
+        """(top, left, height, width) of the boxes, whole numbers.
+
+        Unlike other transforms this one takes pictures of different sizes.
+        """
+        full_height, full_width = (np.asarray(side).reshape(-1, 1) for side in shape[1:])
         low, high = np.log(self.ratio)
-        area = self.scale[0] + u[:, :_CROP_TRIES] * (self.scale[1] - self.scale[0])
-        area *= full_height * full_width
+        area: np.ndarray = self.scale[0] + u[:, :_CROP_TRIES] * (self.scale[1] - self.scale[0])
+        area = area * full_height * full_width
         ratio = np.exp(low + u[:, _CROP_TRIES:-2] * (high - low))
         widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
         fits = (widths > 0) & (widths <= full_width) & (heights > 0) & (heights <= full_height)
         found, rows, first = fits.any(1), np.arange(len(u)), fits.argmax(1)
+        full_height, full_width = full_height[:, 0], full_width[:, 0]
         central_height, central_width = self._central_box(full_height, full_width)
         height = np.where(found, heights[rows, first], central_height)
         width = np.where(found, widths[rows, first], central_width)
@@ -307,28 +307,23 @@ class RandomResizedCrop(Transform):
         return np.stack((top, left, height, width), axis=1)
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Filter rows and columns by two batched products; weights outside the box are 0."""
-        top, left, height, width = parameters.device.unbind(1)
-        vertical = _triangle_weights(top, height, images.shape[-2], self.size)
-        horizontal = _triangle_weights(left, width, images.shape[-1], self.size)
-        narrow = torch.bmm(images.flatten(1, 2), horizontal.transpose(1, 2))  # (B, C*H, w)
-        narrow = narrow.view(*images.shape[:3], self.size)
-        # Sums of rounded weights may exceed 1 by an ulp.
-        return torch.matmul(vertical.unsqueeze(1), narrow).clamp_(0, 1)
+        """Cut each picture's box and resize it."""
+        return _cut_and_resize(images, parameters.device, self.size)
 
     def output_size(self, size: Size) -> Size:
         """Always square."""
         return self.size, self.size
 
-    def _central_box(self, height: int, width: int) -> Size:
-        if width / height < self.ratio[0]:
-            return round(width / self.ratio[0]), width
-        if width / height > self.ratio[1]:
-            return height, round(height * self.ratio[1])
-        return height, width
+    def _central_box(self, height: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sides of the largest central box of an allowed ratio; halves round to even."""
+        narrow, wide = width / height < self.ratio[0], width / height > self.ratio[1]
+        return (
+            np.where(narrow, np.rint(width / self.ratio[0]), height),
+            np.where(wide, np.rint(height * self.ratio[1]), width),
+        )
 
 
-def _inverse_map(
+def inverse_map(
     degrees: np.ndarray, scale: np.ndarray, shift: np.ndarray, shape: Shape
 ) -> np.ndarray:
     """Map output to input positions: R(-angle) (x - shift) / scale, in units of half a side."""
@@ -341,7 +336,7 @@ def _inverse_map(
     return np.stack(rows, axis=1)
 
 
-def _sample(images: Tensor, inverse: Tensor, mode: str, padding: str) -> Tensor:
+def sample(images: Tensor, inverse: Tensor, mode: str, padding: str) -> Tensor:
     """Read images (B, C, H, W) where the inverse map (B, 6) points.
 
     The grid is made by sums and products, not by `affine_grid`: that is a matrix product, and on a
@@ -353,6 +348,25 @@ def _sample(images: Tensor, inverse: Tensor, mode: str, padding: str) -> Tensor:
     xx, xy, x0, yx, yy, y0 = inverse[:, :, None, None].unbind(1)
     grid = torch.stack((xx * x + (xy * y + x0), yx * x + (yy * y + y0)), dim=-1)
     return F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=False)
+
+
+def _cut_and_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Filter rows and columns by two batched products; weights outside the box are 0.
+
+    Args:
+        images: float32 (B, C, H, W).
+        boxes: (top, left, height, width), float32 (B, 4).
+
+    Returns:
+        (B, C, size, size).
+    """
+    top, left, height, width = boxes.unbind(1)
+    vertical = _triangle_weights(top, height, images.shape[-2], size)
+    horizontal = _triangle_weights(left, width, images.shape[-1], size)
+    narrow = torch.bmm(images.flatten(1, 2), horizontal.transpose(1, 2))  # (B, C*H, w)
+    narrow = narrow.view(*images.shape[:3], size)
+    # Sums of rounded weights may exceed 1 by an ulp.
+    return torch.matmul(vertical.unsqueeze(1), narrow).clamp_(0, 1)
 
 
 def _triangle_weights(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Tensor:

@@ -1,0 +1,68 @@
+"""What data of one's own have in common: which protocol fits what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import ClassVar
+
+from pydantic import Field
+
+from ltbench.data.protocols import given, grouped, k_fold, random_per_class
+from ltbench.dataset import Source, Split
+from ltbench.intake.table import ImageTable
+from ltbench.store.dataset import StoredConfig, StoredDataset
+
+PROTOCOLS = {
+    "auto": "given where the parts are, else group where groups are known, else random",
+    "given": "the parts as they were given; validation carved from training where there is none",
+    "group": "groups kept whole, every class divided 3:1:1",
+    "random": "image by image, every class divided 3:1:1; groups, where there are any, leak",
+    "kfold": "dataset.num_folds folds that keep groups whole; dataset.fold is the test part",
+}
+
+
+class FoldsConfig(StoredConfig):
+    """Settings of data of one's own."""
+
+    num_folds: int = Field(default=5, ge=3, le=100, description="protocol kfold: folds in all")
+    fold: int = Field(default=0, ge=0, description="protocol kfold: the fold that is tested on")
+
+
+class OwnPictures(StoredDataset):
+    """Pictures that a user names; decoded at the first run."""
+
+    Config = FoldsConfig
+    protocols: ClassVar[Mapping[str, str]] = PROTOCOLS
+    default_protocol = "auto"
+    default_recipe = "ecl_paper"
+    leaky = frozenset({"random"})
+    prepares_itself = True
+
+    def choose_protocol(self, protocol: str) -> str:
+        """By what the table knows, where "auto" was asked for."""
+        if protocol != "auto":
+            return protocol
+        if self._table.partition is not None:
+            return "given"
+        return "random" if self._table.groups is None else "group"
+
+    def table(self, protocol: str) -> ImageTable:
+        """Every image, whatever the protocol."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> ImageTable:
+        return self.read()
+
+    def read(self) -> ImageTable:
+        """Read what the user named."""
+        raise NotImplementedError
+
+    def split(self, source: Source, protocol: str, seed: int) -> Split:
+        """See `PROTOCOLS`."""
+        if protocol == "given":
+            return given(source, seed)
+        if protocol == "kfold":
+            return k_fold(source, seed, self.config.num_folds, self.config.fold)
+        return grouped(source, seed) if protocol == "group" else random_per_class(source, seed)

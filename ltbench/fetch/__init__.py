@@ -1,0 +1,1 @@
+"""Downloads: files from mirrors, checked and unpacked."""

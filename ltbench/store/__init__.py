@@ -1,0 +1,1 @@
+"""The store: every picture decoded and resized once, in one memory-mapped file."""

@@ -1,0 +1,293 @@
+"""What lies in a finished store: the header, the index and the files of pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltbench.errors import DataMissingError, RunFailedError, UsageError, VerificationError
+from ltbench.files import canonical_json, read_json, sha256_hex
+
+__all__ = [
+    "FORMAT",
+    "HEADER",
+    "INDEX",
+    "PIXELS",
+    "Contents",
+    "Index",
+    "PixelFile",
+    "StoreSettings",
+    "contents_of",
+    "digest_on_disk",
+    "open_contents",
+    "pixel_files",
+    "places",
+    "sealed",
+    "square_file",
+    "stored_digest",
+]
+
+FORMAT = 1  # of the files, and of how pixels are made: other pixels need another number
+HEADER, INDEX, PIXELS = "store.json", "index.npz", "pixels.bin"
+_REMEDY = "Move it away and prepare the data set again (bench.py data prepare)."
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What is kept of each picture.
+
+    Attributes:
+        short_side: of stored pictures, in pixels; smaller ones are kept as they are.
+        squares: sides of further copies, resized straight from the decoded file to a square.
+
+    Raises:
+        UsageError: a side below 1, or one that is given twice.
+    """
+
+    short_side: int = 256
+    squares: tuple[int, ...] = (224,)
+
+    def __post_init__(self) -> None:
+        if min(self.short_side, *self.squares, 1) < 1 or len(set(self.squares)) < len(self.squares):
+            raise UsageError(
+                "Expected sides of 1 pixel or more, each square once; got short_side "
+                f"{self.short_side} and squares {list(self.squares)}."
+            )
+
+    def stored_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after resizing; the longer side is rounded down, as torchvision does."""
+        short = min(height, width)
+        if short <= self.short_side:
+            return height, width
+        return self.short_side * height // short, self.short_side * width // short
+
+    def as_fact(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"short_side": self.short_side, "squares": list(self.squares)}
+
+    @property
+    def square_bytes(self) -> int:
+        """Of all squares of one picture."""
+        return sum(side * side * 3 for side in self.squares)
+
+
+@dataclass(frozen=True)
+class Index:
+    """One row a stored picture.
+
+    Attributes:
+        ids: str (N,).
+        slots: place in the files of squares, int64 (N,).
+        offsets: where its pixels begin in the file of pixels, int64 (N,).
+        sizes: stored (height, width), int64 (N, 2).
+        original_sizes: (height, width) of the decoded file, int64 (N, 2).
+        file_stats: (bytes, time of change in ns) of the file, int64 (N, 2).
+        conversions: a bit for each of `decode.KINDS`, uint32 (N,).
+        file_digests: SHA-256 of the file's bytes, uint8 (N, 32).
+        pixel_digests: SHA-256 of the decoded picture's size and pixels, uint8 (N, 32).
+        stored_digests: SHA-256 of the stored pictures, see `stored_digest`, uint8 (N, 32).
+    """
+
+    ids: np.ndarray
+    slots: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    original_sizes: np.ndarray
+    file_stats: np.ndarray
+    conversions: np.ndarray
+    file_digests: np.ndarray
+    pixel_digests: np.ndarray
+    stored_digests: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """As a .npz file; the same bytes for the same index."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Index:
+        """What `to_bytes` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        except (KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"no index: {error}") from error
+
+
+class PixelFile:
+    """A file of pixels, opened when it is first read; never written to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """All bytes, uint8, mapped into memory: only what is touched is read."""
+        mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, dtype=np.uint8)
+
+    def read(self, start: int, count: int) -> bytes:
+        """Bytes from `start` on; fewer where the file ends. The map is not touched."""
+        return os.pread(self._descriptor, count, start)
+
+    def soon(self, starts: np.ndarray, counts: np.ndarray) -> None:
+        """Let the system fetch these ranges from the disk, where it takes such hints."""
+        if hasattr(os, "posix_fadvise"):
+            for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+                os.posix_fadvise(self._descriptor, start, count, os.POSIX_FADV_WILLNEED)
+
+    @cached_property
+    def _descriptor(self) -> int:
+        try:
+            self._file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise RunFailedError(
+                f"{self.path} could not be opened ({error.strerror}). Was the store removed?"
+            ) from error
+        return self._file.fileno()
+
+
+class Contents:
+    """A finished store, its header and index checked."""
+
+    def __init__(self, folder: Path, header: dict[str, Any], index: Index) -> None:
+        self.folder = folder
+        self.header = header
+        self.index = index
+        settings = header["settings"]
+        self.settings = StoreSettings(settings["short_side"], tuple(settings["squares"]))
+        self.files = pixel_files(folder, self.settings)
+
+    @property
+    def identity(self) -> str:
+        """Differs wherever anything in the store does."""
+        identity: str = self.header["digest"]
+        return identity
+
+
+def square_file(side: int) -> str:
+    """The name of the file that holds the squares of one size."""
+    return f"square-{side}.bin"
+
+
+def pixel_files(folder: Path, settings: StoreSettings) -> dict[str, PixelFile]:
+    """The files of pixels, by name."""
+    names = [PIXELS, *(square_file(side) for side in settings.squares)]
+    return {name: PixelFile(folder / name) for name in names}
+
+
+def places(
+    settings: StoreSettings, size: Sequence[int], offset: int, slot: int
+) -> list[tuple[str, int, tuple[int, int, int]]]:
+    """Where one picture lies: (name of the file, first byte, shape), the squares last.
+
+    Args:
+        size: stored (height, width).
+        offset: in the file of pixels.
+        slot: in those of squares.
+    """
+    return [
+        (PIXELS, offset, (size[0], size[1], 3)),
+        *(
+            (square_file(side), slot * side * side * 3, (side, side, 3))
+            for side in settings.squares
+        ),
+    ]
+
+
+def digest_on_disk(
+    files: Mapping[str, PixelFile], where: Iterable[tuple[str, int, tuple[int, int, int]]]
+) -> bytes:
+    """`stored_digest` of what the files hold now at these `places`."""
+    return stored_digest(
+        (shape, files[name].read(start, prod(shape))) for name, start, shape in where
+    )
+
+
+def stored_digest(pictures: Iterable[tuple[tuple[int, ...], Any]]) -> bytes:
+    """SHA-256 over the shape and the bytes of each stored picture, 32 bytes."""
+    digest = hashlib.sha256()
+    for shape, pixels in pictures:
+        digest.update(f"uint8 {shape}\n".encode())
+        digest.update(pixels)
+    return digest.digest()
+
+
+def sealed(header: dict[str, Any]) -> dict[str, Any]:
+    """The header with its own digest."""
+    return {**header, "digest": sha256_hex(canonical_json(header).encode())}
+
+
+def open_contents(folder: Path) -> Contents:
+    """Read and check the header, the index, and the sizes of the files; no pixel is read.
+
+    Raises:
+        DataMissingError: there is no finished store of this format.
+        VerificationError: it is damaged.
+    """
+    header = _header(folder)
+    for name, size in header["files"].items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            came = "none is there" if found is None else f"it has {found}"
+            raise VerificationError(f"Expected {size} bytes in {path}, {came}. {_REMEDY}")
+    data = (folder / INDEX).read_bytes()
+    if sha256_hex(data) != header["index"]:
+        raise VerificationError(
+            f"{folder / INDEX} is damaged: its digest is not the one in {HEADER}. {_REMEDY}"
+        )
+    return Contents(folder, header, Index.from_bytes(data))
+
+
+@lru_cache(maxsize=8)
+def contents_of(folder: Path, identity: str) -> Contents:
+    """The store at `folder`, which must still be the one it was; opened once a process.
+
+    Raises:
+        VerificationError: it is another one, or damaged.
+    """
+    contents = open_contents(folder)
+    if contents.identity != identity:
+        raise VerificationError(
+            f"The store at {folder} was replaced by another while it was in use. Run the same "
+            "command again."
+        )
+    return contents
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    try:
+        header = read_json(folder / HEADER)
+    except DataMissingError as error:
+        raise DataMissingError(
+            f"There is no finished store at {folder}. Prepare the data set first (bench.py data "
+            "prepare); what an interrupted preparation has done is kept."
+        ) from error
+    if isinstance(header, dict) and header.get("format") not in (None, FORMAT):
+        raise DataMissingError(
+            f"The store at {folder} has format {header['format']}; this version reads format "
+            f"{FORMAT}. Prepare the data set again (bench.py data prepare)."
+        )
+    bare = {k: v for k, v in header.items() if k != "digest"} if isinstance(header, dict) else {}
+    if not bare or sealed(bare) != header:
+        raise VerificationError(
+            f"{folder / HEADER} is damaged: its digest does not fit what it says. {_REMEDY}"
+        )
+    return bare | {"digest": header["digest"]}

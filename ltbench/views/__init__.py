@@ -1,0 +1,1 @@
+"""Views: what a recipe does to pictures before a method sees them."""
