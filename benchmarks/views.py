@@ -176,7 +176,7 @@ def to_floats() -> Callable[[np.ndarray], None]:
     floats = torch.empty(BATCH, SIDE, SIDE, 3)
 
     def after(batch: np.ndarray) -> None:
-        torch.mul(torch.from_numpy(batch), 1 / 255, out=floats)
+        floats.copy_(torch.from_numpy(batch)).div_(255)
 
     return after
 

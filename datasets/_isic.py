@@ -209,6 +209,7 @@ def with_test_part(training: ImageTable, test: ImageTable) -> ImageTable:
             for fact in sorted({*training.metadata, *test.metadata})
         },
         groups_note=f"Training: {training.groups_note} Test: {test.groups_note}",
+        group_noun=training.group_noun,
         notes={**training.notes, **test.notes},
     )
 
@@ -342,6 +343,7 @@ def _table(
         groups=groups,
         metadata=columns,
         groups_note=groups_note,
+        group_noun="lesion",
         notes=dict(notes or {}),
     )
 

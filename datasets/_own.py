@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from ltbench.data.protocols import given, grouped, k_fold, random_per_class
-from ltbench.dataset import Source, Split
+from ltbench.dataset import DatasetConfig, Source, Split
 from ltbench.intake.table import ImageTable
 from ltbench.store.dataset import StoredConfig, StoredDataset
 
@@ -22,11 +23,30 @@ PROTOCOLS = {
 }
 
 
-class FoldsConfig(StoredConfig):
-    """Settings of data of one's own."""
+class FoldSettings(DatasetConfig):
+    """Settings of the protocol kfold."""
 
     num_folds: int = Field(default=5, ge=3, le=100, description="protocol kfold: folds in all")
     fold: int = Field(default=0, ge=0, description="protocol kfold: the fold that is tested on")
+
+
+class FoldsConfig(StoredConfig, FoldSettings):
+    """Settings of pictures of one's own."""
+
+
+def fitting_protocol(partition: np.ndarray | None, groups: np.ndarray | None) -> str:
+    """What "auto" stands for, by what is known."""
+    if partition is not None:
+        return "given"
+    return "random" if groups is None else "group"
+
+
+def split_by(source: Source, protocol: str, seed: int, folds: FoldSettings) -> Split:
+    """The split of a protocol in `PROTOCOLS`, but "auto"."""
+    if protocol == "kfold":
+        return k_fold(source, seed, folds.num_folds, folds.fold)
+    plain = {"given": given, "group": grouped, "random": random_per_class}
+    return plain[protocol](source, seed)
 
 
 class OwnPictures(StoredDataset):
@@ -43,9 +63,7 @@ class OwnPictures(StoredDataset):
         """By what the table knows, where "auto" was asked for."""
         if protocol != "auto":
             return protocol
-        if self._table.partition is not None:
-            return "given"
-        return "random" if self._table.groups is None else "group"
+        return fitting_protocol(self._table.partition, self._table.groups)
 
     def table(self, protocol: str) -> ImageTable:
         """Every image, whatever the protocol."""
@@ -61,8 +79,4 @@ class OwnPictures(StoredDataset):
 
     def split(self, source: Source, protocol: str, seed: int) -> Split:
         """See `PROTOCOLS`."""
-        if protocol == "given":
-            return given(source, seed)
-        if protocol == "kfold":
-            return k_fold(source, seed, self.config.num_folds, self.config.fold)
-        return grouped(source, seed) if protocol == "group" else random_per_class(source, seed)
+        return split_by(source, protocol, seed, self.config)

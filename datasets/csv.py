@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ class Csv(OwnPictures):
         label_column: str | None = _column("the class of each image")
         group_column: str | None = _column("what must not be divided: patient, lesion")
         split_column: str | None = _column("the part of each image: train, val or test")
+        delimiter: str | None = place_field(
+            None, description="comma, semicolon, tab or the character; found if not given"
+        )
         metadata: tuple[str, ...] = place_field(
             (), description="further columns to carry along with predictions"
         )
@@ -57,7 +61,12 @@ class Csv(OwnPictures):
             split=self.config.split_column,
             metadata=self.config.metadata,
         )
-        return table_from_csv(file, image_root=self.root, columns=columns)
+        table = table_from_csv(
+            file, image_root=self.root, columns=columns, delimiter=self.config.delimiter
+        )
+        column = str(table.notes["columns"]["group"] or "").lower()
+        nouns = [noun for noun in ("patient", "lesion") if noun in column]
+        return replace(table, group_noun=nouns[0]) if nouns else table
 
     @property
     def root(self) -> Path:

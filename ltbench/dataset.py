@@ -127,6 +127,7 @@ class Source:
         groups: what must not be split (lesion, patient, writer), str (N,); None where unknown.
         partition: the publisher's own part of each image ("train", "test", ...), str (N,), or None.
         groups_note: what the groups separate and what they do not, for the footers of tables.
+        group_noun: what a group is, in one word: lesion, patient, writer.
         metadata: further facts of each image (age, sex, site, source, ...), str (N,) by name; ""
             where unknown. They are stored with predictions, and decide nothing.
         notes: facts a reader of results must see, JSON-able, such as what was left out.
@@ -139,6 +140,7 @@ class Source:
     groups: np.ndarray | None = None
     partition: np.ndarray | None = None
     groups_note: str = ""
+    group_noun: str = "group"
     metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 

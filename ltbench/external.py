@@ -31,6 +31,7 @@ from ltbench.report.tables import per_class
 from ltbench.results import PREDICTIONS, find_run
 from ltbench.seen import FILE as SEEN
 from ltbench.seen import read_seen, seen_in
+from ltbench.store.dataset import StoredDataset
 from ltbench.stored_predictions import predictions_digest, write
 from ltbench.trained import Trained, load_trained
 from ltbench.views.making import make_pictures
@@ -76,8 +77,14 @@ def external_test(
     """
     trained = load_trained(find_run(results, run))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source, positions = _images(dataset, protocol, split_seed)
-    names = _mapped(source, trained, map_file)
+    name = dataset.choose_protocol(protocol or dataset.default_protocol)
+    # Before any picture is decoded, where tables say it.
+    if isinstance(dataset, StoredDataset):
+        _mapped(dataset.table(name).class_names, trained, map_file)
+    source = dataset.load(name)
+    names = _mapped(source.class_names, trained, map_file)
+    everyone = np.arange(len(source.ids))
+    positions = everyone if protocol is None else dataset.split(source, name, split_seed).test
     kept, targets, left_out = _known(source, positions, names, trained.class_names)
     part = replace(Part.of(source, kept), targets=targets, class_names=trained.class_names)
     shared = _shared(trained, source, kept)
@@ -86,28 +93,21 @@ def external_test(
     return _stored(trained, record, predictions)
 
 
-def _images(dataset: Dataset, protocol: str | None, seed: int) -> tuple[Source, np.ndarray]:
-    """The source, and which of its images are tested on."""
-    name = dataset.choose_protocol(protocol or dataset.default_protocol)
-    source = dataset.load(name)
-    if protocol is None:
-        return source, np.arange(len(source.ids))
-    return source, dataset.split(source, name, seed).test
-
-
-def _mapped(source: Source, trained: Trained, map_file: Path | None) -> dict[str, str | None]:
+def _mapped(
+    theirs: Sequence[str], trained: Trained, map_file: Path | None
+) -> dict[str, str | None]:
     """The run's class for each of the data set's; None for classes left out."""
     ours = trained.class_names
     if map_file is not None:
-        return dict(label_map(map_file, source.class_names, ours))
-    unknown = [name for name in source.class_names if name not in ours]
+        return dict(label_map(map_file, theirs, ours))
+    unknown = [name for name in theirs if name not in ours]
     if unknown:
         raise UsageError(
             f"The data have classes that {trained.folder.name} was not trained on: "
             f"{', '.join(unknown)}. Its classes are {', '.join(ours)}. Give --label-map FILE, a "
             "CSV with the columns theirs,ours; an empty 'ours' leaves a class out."
         )
-    return {name: name for name in source.class_names}
+    return {name: name for name in theirs}
 
 
 def _known(

@@ -38,12 +38,14 @@ class Leak:
         test_in_train_and_val: test images whose group is in training or validation.
         val_in_train: validation images whose group is in training; None without validation.
         classes: for `test_in_train`, (images, of how many) by class name.
+        noun: what a group is, such as "lesion".
     """
 
     test_in_train: Overlap
     test_in_train_and_val: Overlap
     val_in_train: Overlap | None
     classes: Mapping[str, tuple[int, int]]
+    noun: str = "group"
 
     def as_note(self) -> dict[str, Any]:
         """The same as JSON-able dicts and lists."""
@@ -56,11 +58,8 @@ class Leak:
         """Whether a test image shares its group with training or validation."""
         return self.test_in_train_and_val.images > 0
 
-    def sentence(self, noun: str = "group") -> str:
+    def sentence(self) -> str:
         """One clause for messages and footers, without a full stop.
-
-        Args:
-            noun: what a group is, such as "lesion".
 
         Returns:
             Such as "630 of 2005 test images (31.4 %) share a lesion with the training part"; where
@@ -71,7 +70,7 @@ class Leak:
             found, where = self.test_in_train_and_val, "validation"
         percent = 100 * found.images / found.of if found.of else 0.0
         return (
-            f"{found.images} of {found.of} test images ({percent:.1f} %) share a {noun} with the "
+            f"{found.images} of {found.of} test images ({percent:.1f} %) share a {self.noun} with the "
             f"{where} part"
         )
 
@@ -102,6 +101,7 @@ def group_leak(source: Source, split: Split) -> Leak | None:
         test_in_train_and_val=overlap(split.test, np.concatenate([split.train, val]))[0],
         val_in_train=None if split.val is None else overlap(val, split.train)[0],
         classes=dict(zip(source.class_names, pairs, strict=True)),
+        noun=source.group_noun,
     )
 
 

@@ -25,6 +25,7 @@ class ImageTable:
         partition: the part each image was given ("train", "val", "test"), str (N,); None if none.
         metadata: further facts by name, str (N,) each; "" where unknown.
         groups_note: what the groups separate and what they do not.
+        group_noun: what a group is, in one word: lesion, patient.
         notes: facts a reader of results must see, JSON-able: picked columns, what was left out.
     """
 
@@ -36,6 +37,7 @@ class ImageTable:
     partition: np.ndarray | None = None
     metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
     groups_note: str = ""
+    group_noun: str = "group"
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

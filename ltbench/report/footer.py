@@ -9,7 +9,8 @@ Record = Mapping[str, Any]
 
 # Printed as a number: the record has every name, or every class, in full.
 _COUNTED = ("left_out", "label_map")
-_NOT_SHOWN = ("columns",)
+_LONGEST_LIST = 20
+_NOT_SHOWN = ("columns", "leak")  # the leak has a line of its own
 
 
 def footer(
@@ -54,8 +55,8 @@ def leak(record: Record) -> str:
         found = note["test_in_train"]
         percent = 100 * found["images"] / found["of"] if found["of"] else 0.0
         known = (
-            f"{found['images']} of {found['of']} test images ({percent:.1f} %) share a group with "
-            "training"
+            f"{found['images']} of {found['of']} test images ({percent:.1f} %) share a "
+            f"{note['noun']} with training"
         )
         more = note["test_in_train_and_val"]["images"] - found["images"]
         known += f", {more} more with validation" if more else ""
@@ -101,6 +102,8 @@ def _in_words(note: Any) -> str:
     """A note's JSON value as a reader likes it: `train 50, val 12.5`."""
     if isinstance(note, Mapping):
         return ", ".join(f"{name} {_in_words(value)}" for name, value in note.items())
+    if isinstance(note, list | tuple) and len(note) > _LONGEST_LIST:
+        return f"{len(note)} values, {_in_words(min(note))} to {_in_words(max(note))}"
     if isinstance(note, list | tuple):
         return "/".join(map(_in_words, note))
     if isinstance(note, float):

@@ -17,19 +17,26 @@ import numpy as np
 import torch
 
 from ltbench.errors import RunFailedError, VerificationError
-from ltbench.files import sha256_hex, storage_errors, sync_folder, write_bytes, write_json
+from ltbench.files import (
+    read_json,
+    sha256_hex,
+    storage_errors,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from ltbench.intake.problems import NUM_LISTED, plural
 from ltbench.store.chunk import RECORD, Chunk, Written, is_on_disk, write_chunk
 from ltbench.store.contents import FORMAT, HEADER, INDEX, Index, StoreSettings, sealed
 from ltbench.store.crew import Crew
 from ltbench.store.decode import KINDS
 from ltbench.store.journal import Journal, first_entry
-from ltbench.store.plan import Plan, measured
+from ltbench.store.plan import Plan, chunk_ends, measured
 
 __all__ = ["Order", "build", "refuse_broken", "tidy"]
 
 _PLAN, _JOURNAL = "plan.npz", "journal"
-_HEADERS_A_JOB = 512
+_HEADERS_A_JOB = 64  # few, so that all processes start at once
 _INDEX_BYTES = 500  # a picture, roughly: index, journal and plan
 
 _datasync = getattr(os, "fdatasync", os.fsync)  # macOS has none
@@ -82,9 +89,11 @@ def build(order: Order, crew: Crew) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what only an unfinished store needs."""
-    for name in (_PLAN, _JOURNAL):
-        (folder / name).unlink(missing_ok=True)
+    """Remove what a finished store does not need: plan, journal, what a crash left."""
+    needed = {HEADER, *read_json(folder / HEADER)["files"]}
+    for file in folder.iterdir():
+        if file.name not in needed:
+            file.unlink()
 
 
 def refuse_broken(left_out: Sequence[dict[str, str]]) -> None:
@@ -136,7 +145,7 @@ def _planned(order: Order, crew: Crew) -> Plan:
                 faults[position] = size
             else:
                 sizes[position] = size
-    return Plan(order.key, order.settings, order.stats, sizes, faults)
+    return Plan(order.key, order.settings, order.stats, sizes, faults, chunk_ends(sizes))
 
 
 def _filled(

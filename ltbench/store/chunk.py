@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ltbench.data.images import pixels_digest
 from ltbench.errors import RunFailedError
@@ -79,7 +80,7 @@ def write_chunk(chunk: Chunk) -> Written:
         RunFailedError: the storage failed or is full, or a file was changed since it was planned.
     """
     records, faults = np.zeros(len(chunk.files), dtype=RECORD), {}
-    with storage_errors(chunk.folder.parent), ExitStack() as stack:
+    with storage_errors(chunk.folder.parent), _one_thread(), ExitStack() as stack:
         names = pixel_files(chunk.folder, chunk.settings)
         files = {
             name: stack.enter_context((chunk.folder / name).open("r+b", buffering=0)).fileno()
@@ -106,6 +107,17 @@ def is_on_disk(job: tuple[Chunk, Written]) -> bool:
         for row in _readable(chunk)
         if chunk.first + row not in written.faults
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Pictures are too small to divide, and there is a process for each core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _readable(chunk: Chunk) -> Iterator[int]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import mmap
 import os
+import weakref
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -67,10 +68,15 @@ class StoreSettings:
 
     def stored_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing; the longer side is rounded down, as torchvision does."""
-        short = min(height, width)
-        if short <= self.short_side:
-            return height, width
-        return self.short_side * height // short, self.short_side * width // short
+        stored: list[int] = self.stored_sizes(np.array([[height, width]]))[0].tolist()
+        return stored[0], stored[1]
+
+    def stored_sizes(self, sizes: np.ndarray) -> np.ndarray:
+        """The same for many, int64 (N, 2); (0, 0) stays what it is."""
+        short = sizes.min(axis=1, keepdims=True)
+        return np.where(
+            short > self.short_side, self.short_side * sizes // np.maximum(short, 1), sizes
+        )
 
     def as_fact(self) -> dict[str, Any]:
         """JSON-able."""
@@ -155,12 +161,13 @@ class PixelFile:
     @cached_property
     def _descriptor(self) -> int:
         try:
-            self._file = self.path.open("rb", buffering=0)
+            descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise RunFailedError(
                 f"{self.path} could not be opened ({error.strerror}). Was the store removed?"
             ) from error
-        return self._file.fileno()
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
 
 class Contents:

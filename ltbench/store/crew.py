@@ -13,8 +13,6 @@ from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import TypeVar
 
-import torch
-
 from ltbench.errors import RunFailedError
 
 __all__ = ["Crew"]
@@ -26,23 +24,17 @@ _WAITING = 2  # jobs a worker, one under way and one next
 
 
 class Crew:
-    """Processes that do jobs; with one worker, this process, without a thread more.
-
-    Each uses one thread of torch. They end with this process, however it ends.
-    """
+    """Processes that do jobs; with one worker, this process. They end with it, however it ends."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
-        self._threads = torch.get_num_threads()
 
     def __enter__(self) -> Crew:
         if self.workers > 1:
             self._pool = ProcessPoolExecutor(
                 self.workers, mp_context=get_context("spawn"), initializer=_begin
             )
-        else:
-            torch.set_num_threads(1)
         return self
 
     def __exit__(
@@ -53,8 +45,6 @@ class Crew:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        else:
-            torch.set_num_threads(self._threads)
 
     def run(
         self, work: Callable[[Job], Result], jobs: Iterable[Job]
@@ -86,7 +76,6 @@ class Crew:
 
 
 def _begin() -> None:
-    torch.set_num_threads(1)
     # Ctrl-C reaches the whole group; the first process decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -140,6 +140,7 @@ class StoredDataset(Dataset):
             groups=table.groups,
             partition=table.partition,
             groups_note=table.groups_note,
+            group_noun=table.group_noun,
             metadata=table.metadata,
             notes=table.notes,
         )

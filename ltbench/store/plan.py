@@ -17,10 +17,10 @@ from ltbench.files import canonical_json, sha256_hex
 from ltbench.store.contents import FORMAT, PIXELS, StoreSettings, square_file
 from ltbench.store.decode import BrokenImageError, read_size
 
-__all__ = ["Plan", "file_stats", "measured", "plan_key", "unreadable"]
+__all__ = ["Plan", "chunk_ends", "file_stats", "measured", "plan_key", "unreadable"]
 
 _MISSING = -1  # in place of a file's size and time
-_CHUNK_PIXELS = 16_000_000  # of originals: about 0.15 s of work
+_CHUNK_PIXELS = 8_000_000  # of originals: about 0.1 s of work
 _CHUNK_PICTURES = 1024
 _PIXELS_A_FILE = 10_000  # what opening a file costs
 
@@ -35,6 +35,7 @@ class Plan:
         stats: (bytes, time of change in ns) of each file, int64 (N, 2).
         sizes: (height, width) of the pictures in the files, int64 (N, 2); 0 where unreadable.
         faults: why pictures cannot be read, by position.
+        ends: where each chunk of pictures that are written together ends, int64; see `chunk_ends`.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Plan:
     stats: np.ndarray
     sizes: np.ndarray
     faults: dict[int, str]
+    ends: np.ndarray
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -49,8 +51,7 @@ class Plan:
     @cached_property
     def stored_sizes(self) -> np.ndarray:
         """(height, width) of each picture in the store, int64 (N, 2)."""
-        found = [self.settings.stored_size(h, w) if h else (0, 0) for h, w in self.sizes.tolist()]
-        return np.array(found, dtype=np.int64).reshape(-1, 2)
+        return self.settings.stored_sizes(self.sizes)
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -66,20 +67,19 @@ class Plan:
     @cached_property
     def chunks(self) -> list[tuple[int, int]]:
         """(first, last + 1) of the pictures that are written together."""
-        found, first, pixels = [], 0, 0
-        for position, count in enumerate(self.sizes.prod(axis=1).tolist()):
-            pixels += count + _PIXELS_A_FILE
-            if pixels >= _CHUNK_PIXELS or position + 1 - first == _CHUNK_PICTURES:
-                found.append((first, position + 1))
-                first, pixels = position + 1, 0
-        return [*found, (first, len(self))] if first < len(self) else found
+        ends = self.ends.tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True))
 
     def to_bytes(self) -> bytes:
         """As a .npz file without the key and the settings."""
         faults = json.dumps(self.faults).encode()
         buffer = io.BytesIO()
         np.savez(
-            buffer, stats=self.stats, sizes=self.sizes, faults=np.frombuffer(faults, dtype=np.uint8)
+            buffer,
+            stats=self.stats,
+            sizes=self.sizes,
+            faults=np.frombuffer(faults, dtype=np.uint8),
+            ends=self.ends,
         )
         return buffer.getvalue()
 
@@ -88,8 +88,14 @@ class Plan:
         """What `to_bytes` gave."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             faults = json.loads(arrays["faults"].tobytes())
-            by_position = {int(position): reason for position, reason in faults.items()}
-            return cls(key, settings, arrays["stats"], arrays["sizes"], by_position)
+            return cls(
+                key=key,
+                settings=settings,
+                stats=arrays["stats"],
+                sizes=arrays["sizes"],
+                faults={int(position): reason for position, reason in faults.items()},
+                ends=arrays["ends"],
+            )
 
 
 def file_stats(files: Iterable[Path]) -> np.ndarray:
@@ -105,6 +111,21 @@ def plan_key(ids: np.ndarray, stats: np.ndarray, settings: StoreSettings) -> str
     """SHA-256 (hex) of what decides all bytes of a store."""
     about = {"format": FORMAT, **settings.as_fact(), "ids": ids.tolist()}
     return sha256_hex(canonical_json(about).encode() + stats.astype("<i8").tobytes())
+
+
+def chunk_ends(sizes: np.ndarray) -> np.ndarray:
+    """Cut pictures into chunks of about the same work; where each ends, int64.
+
+    Args:
+        sizes: (height, width) of the pictures in the files, int64 (N, 2).
+    """
+    ends, first, pixels = [], 0, 0
+    for end, count in enumerate(sizes.prod(axis=1).tolist(), start=1):
+        pixels += count + _PIXELS_A_FILE
+        if pixels >= _CHUNK_PIXELS or end - first == _CHUNK_PICTURES or end == len(sizes):
+            ends.append(end)
+            first, pixels = end, 0
+    return np.array(ends, dtype=np.int64)
 
 
 def measured(job: tuple[int, Sequence[str]]) -> list[tuple[int, int] | str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from ltbench.data.images import ArrayImages
 from ltbench.dataset import Images
 from ltbench.errors import UsageError
 from ltbench.views.transforms import Resize
-from ltbench.views.view import View
+from ltbench.views.view import View, moved
 
 __all__ = ["DevicePictures", "can_render", "free_memory"]
 
@@ -221,7 +222,7 @@ class _Held(ABC):
         out = torch.empty(shape, dtype=torch.uint8, device=self._device)
         for chosen, read in ((held, self._from_device), (~held, self._from_host)):
             rows = np.flatnonzero(chosen)
-            out.index_copy_(0, _moved(rows, self._device), read(positions[rows], frame))
+            out.index_copy_(0, _numbers(rows, self._device), read(positions[rows], frame))
         return out
 
 
@@ -233,13 +234,14 @@ class _Alike(_Held):
         height, width = (int(side) for side in images.sizes[0]) if len(images) else (1, 1)
         self._frame = _Frame(height, width, None)
         shape = (images.channels, height, width)
-        picture_bytes = int(np.prod(shape))
-        fitting = len(images) if budget is None else budget // picture_bytes
-        self.count = min(len(images), fitting)
-        self.num_bytes = self.count * picture_bytes
-        if isinstance(images, ArrayImages) and self.count == len(images):
-            self._tensor = images.tensor.to(device)  # no copy where it is there already
+        picture_bytes = prod(shape)
+        self.count, self.num_bytes = len(images), 0
+        if isinstance(images, ArrayImages) and images.tensor.device == device:
+            self._tensor = images.tensor
             return
+        if budget is not None:
+            self.count = min(len(images), budget // picture_bytes)
+        self.num_bytes = self.count * picture_bytes
         self._tensor = torch.empty((self.count, *shape), dtype=torch.uint8, device=device)
         step = max(1, _BLOCK_BYTES // picture_bytes)
         for start in range(0, self.count, step):
@@ -251,10 +253,10 @@ class _Alike(_Held):
         return self._frame
 
     def _from_device(self, positions: np.ndarray, frame: _Frame) -> Tensor:
-        return self._tensor.index_select(0, _moved(positions, self._device))
+        return self._tensor.index_select(0, _numbers(positions, self._device))
 
     def _from_host(self, positions: np.ndarray, frame: _Frame) -> Tensor:
-        return _sent(self._images.take(positions), self._device)
+        return moved(self._images.take(positions), self._device)
 
 
 class _Ragged(_Held):
@@ -306,12 +308,12 @@ class _Ragged(_Held):
     def _from_host(self, positions: np.ndarray, frame: _Frame) -> Tensor:
         sizes = self._sizes[positions]
         areas = sizes.prod(axis=1)
-        pixels = _sent(self._read(positions), self._device)
+        pixels = moved(self._read(positions), self._device)
         return self._cut(pixels, np.cumsum(areas) - areas, sizes, frame)
 
     def _cut(self, pixels: Tensor, starts: np.ndarray, sizes: np.ndarray, frame: _Frame) -> Tensor:
         """Lay pictures into their frame; beyond a picture its last row and column go on."""
-        table = _moved(np.column_stack([starts, sizes]), self._device)
+        table = _numbers(np.column_stack([starts, sizes]), self._device)
         start, height, width = table[:, :, None, None].unbind(1)
         y = torch.arange(frame.height, device=self._device)[:, None].minimum(height - 1)
         x = torch.arange(frame.width, device=self._device).minimum(width - 1)
@@ -338,13 +340,5 @@ def _text(size: np.ndarray) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _moved(values: np.ndarray, device: torch.device) -> Tensor:
-    """Numbers as int64 on the device."""
-    return _sent(torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)), device)
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copied to the device; the host does not wait for the copy."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+def _numbers(values: np.ndarray, device: torch.device) -> Tensor:
+    return moved(torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)), device)

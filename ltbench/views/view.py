@@ -39,7 +39,7 @@ from ltbench.views.transforms import (
     VFlip,
 )
 
-__all__ = ["TRANSFORMS", "TransformSpec", "View", "ViewSpec"]
+__all__ = ["TRANSFORMS", "TransformSpec", "View", "ViewSpec", "moved"]
 
 TRANSFORMS: Mapping[str, type[Transform]] = {
     kind.name: kind
@@ -136,7 +136,8 @@ class View:
             float32 (B, C, h, w) in [0, 1]: pixels are divided by 255, not yet normalised.
 
         Raises:
-            TypeError, ValueError: the pictures, numbers or sizes are not of that kind.
+            TypeError: the pictures are not uint8.
+            ValueError: another shape of `u` or `sizes`, or sizes that the view cannot settle.
             UsageError: the pictures are too small, or have too many channels, for a step.
         """
         if images.dtype != torch.uint8:
@@ -149,6 +150,13 @@ class View:
         channels, height, width = images.shape[1:]
         shape: Shapes = (channels, height, width)
         if sizes is not None:
+            if not self.settles_size or sizes.shape != (len(images), 2):
+                names = [step.name for step in self.transforms]
+                raise ValueError(
+                    f"Expected sizes of shape {(len(images), 2)} and a view whose first step makes "
+                    f"pictures one size, got {sizes.shape} and {names}. Render pictures of each "
+                    "size apart."
+                )
             shape = (channels, sizes[:, :1], sizes[:, 1:])
         host = self._parameters(u, shape)
         device = _to_device(host, images.device)
@@ -178,10 +186,15 @@ class View:
 
 
 def _to_device(tables: list[np.ndarray], device: torch.device) -> Sequence[Tensor]:
-    """Move all tables in one copy that the host does not wait for."""
+    """Move all tables in one copy."""
     if not tables:
         return ()
-    joined = torch.from_numpy(np.concatenate(tables, axis=1))
-    if device.type == "cuda":
-        joined = joined.pin_memory().to(device, non_blocking=True)
-    return torch.split(joined.to(device), [table.shape[1] for table in tables], dim=1)
+    joined = moved(torch.from_numpy(np.concatenate(tables, axis=1)), device)
+    return torch.split(joined, [table.shape[1] for table in tables], dim=1)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device; the host does not wait for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -22,7 +22,7 @@ from ltbench.dataset import Source
 from ltbench.errors import UsageError
 from ltbench.method import Collective, Stream
 from ltbench.testing.tiny import tiny_request
-from ltbench.views.transforms import HFlip
+from ltbench.views.transforms import HFlip, Resize
 from ltbench.views.view import View
 
 TARGETS = np.repeat([0, 1, 2], [20, 6, 1])
@@ -256,3 +256,107 @@ def test_normalisation_takes_the_training_part_alone(tmp_path):
     mean, std = cell.input_statistics()
     assert mean == pytest.approx((pixels.mean(),))
     assert std == pytest.approx((pixels.std(),))
+
+
+class Ahead:
+    """Pictures that note what is asked for, and when it is fetched."""
+
+    def __init__(self, depth):
+        self.depth = depth
+        self.asked, self.fetched, self.most = [], [], 0
+
+    def submit(self, positions, draws, names, *, epoch, words):
+        job = (epoch, tuple(positions.tolist()))
+        self.asked.append(job)
+        self.most = max(self.most, len(self.asked) - len(self.fetched))
+
+        def result():
+            self.fetched.append(job)
+            return [torch.zeros(len(positions), 2, 4, 4, dtype=torch.uint8) for _ in names]
+
+        return result
+
+    def close(self):
+        pass
+
+
+class TestAskingAhead:
+    def feed(self, part, depth, streams=2):
+        pictures = Ahead(depth)
+        renderer = renderer_of(part, make_pictures=lambda images, views, seed: pictures)
+        plans = {f"s{i}": plan_of(part, number=i) for i in range(streams)}
+        return StageFeed(renderer, plans, epochs=2), pictures
+
+    @pytest.mark.parametrize("depth", [0, 2, 5, 8])
+    def test_no_more_than_the_depth_and_nothing_beyond_the_stage(self, part, depth):
+        feed, pictures = self.feed(part, depth)
+        for number in range(8):
+            feed.batch(*divmod(number, 4))
+        assert len(pictures.asked) == len(pictures.fetched) == 16
+        assert pictures.most <= max(depth, 2)
+        assert (pictures.most > 2) == (depth >= 5)
+
+    def test_a_jump_fetches_what_was_asked_for(self, part):
+        feed, pictures = self.feed(part, 6, streams=1)
+        expected, _ = self.feed(part, 0, streams=1)
+        for at in ((0, 0), (1, 1), (0, 2)):
+            found = feed.batch(*at)
+            assert torch.equal(found.indices, expected.batch(*at).indices)
+        assert pictures.most <= 6
+
+    def test_the_batches_are_the_same(self, part):
+        ahead, _ = self.feed(part, 8)
+        one_by_one, _ = self.feed(part, 0)
+        for number in range(8):
+            at = divmod(number, 4)
+            assert same_indices(ahead.batch(*at), one_by_one.batch(*at))
+
+
+def same_indices(first, second):
+    streams = [(b.indices, *(other.indices for other in b.also.values())) for b in (first, second)]
+    return all(torch.equal(a, b) for a, b in zip(*streams, strict=True))
+
+
+class Mixed(ArrayImages):
+    """Pictures of two sizes, in one padded tensor."""
+
+    @property
+    def sizes(self):
+        return np.where(np.arange(len(self))[:, None] % 3 == 0, 4, [[4, 2]])
+
+    def picture(self, position):
+        height, width = self.sizes[position]
+        return super().picture(position)[:height, :width]
+
+    def take(self, positions):
+        pictures = [self.picture(at).copy() for at in positions.tolist()]
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+    def subset(self, positions):
+        return self
+
+
+class TestSizes:
+    def test_a_view_that_keeps_sizes_goes_by_size(self):
+        pixels = np.random.default_rng(0).integers(0, 256, (10, 3, 4, 4), dtype=np.uint8)
+        source = Source(
+            images=Mixed(pixels),
+            ids=np.array([f"i{k}" for k in range(10)]),
+            targets=np.zeros(10, np.int64),
+            class_names=("a",),
+        )
+        renderer = Renderer(
+            Part.of(source, np.arange(10)),
+            {"eval": View(()), "square": View((Resize(size=4),))},
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            device=torch.device("cpu"),
+        )
+        batches = list(renderer.in_order("eval", 3))
+        seen = torch.cat([batch.indices for batch in batches]).tolist()
+        assert sorted(seen) == list(range(10))
+        for batch in batches:
+            sizes = {tuple(source.images.sizes[i]) for i in batch.indices.tolist()}
+            assert sizes == {tuple(batch.images.shape[-2:])}
+        square = list(renderer.in_order("square", 4))
+        assert torch.cat([batch.indices for batch in square]).tolist() == list(range(10))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,8 +89,8 @@ def test_note_survives_json():
 )
 def test_sentence(train, val, test, sentence):
     leak = group_leak(source_with(GROUPS), split_of(train, val, test))
-    assert leak.sentence("lesion") == sentence
     assert leak.sentence() == sentence.replace("lesion", "group")
+    assert replace(leak, noun="lesion").sentence() == sentence
 
 
 def test_notes_count_classes_and_groups():

@@ -7,6 +7,7 @@ import struct
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -514,7 +515,7 @@ def test_one_epoch(protocol, official, one_epoch, tmp_path):
 
 
 class Conformance(DatasetConformance):
-    settings = {"imbalance": 4}
+    settings: ClassVar = {"imbalance": 4}
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod

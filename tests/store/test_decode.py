@@ -73,8 +73,8 @@ def test_16_bit_grey_is_scaled_and_not_clipped(encode, kind):
 
 def png_of_16_bit_colour(values):
     def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(
-            ">I", zlib.crc32(name + body)
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         )
 
     height, width, _ = values.shape

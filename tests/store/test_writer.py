@@ -36,17 +36,30 @@ def left_beside(folder):
     return sorted(file.name for file in folder.parent.iterdir() if file != folder)
 
 
-def interrupt_after(monkeypatch, num_chunks):
-    done = []
+class Writes:
+    """Numbers of the chunks that were written; Ctrl-C is pressed after `limit` of them."""
 
-    def write(job, really=build.write_chunk):
-        if len(done) == num_chunks:
+    def __init__(self):
+        self.chunks, self.limit = [], 99
+
+    def __call__(self, job):
+        if len(self.chunks) == self.limit:
             raise KeyboardInterrupt
-        done.append(job.number)
-        return really(job)
+        self.chunks.append(job.number)
+        return chunk.write_chunk(job)
 
-    monkeypatch.setattr(build, "write_chunk", write)
-    return done
+    def interrupted(self, limit, *arguments):
+        self.chunks, self.limit = [], limit
+        with pytest.raises(KeyboardInterrupt):
+            write_store(*arguments)
+        self.chunks, self.limit = [], 99
+
+
+@pytest.fixture
+def writes(monkeypatch):
+    writes = Writes()
+    monkeypatch.setattr(build, "write_chunk", writes)
+    return writes
 
 
 def test_progress_ends_with_all(make_files, out):
@@ -63,15 +76,20 @@ def test_two_processes_write_the_same_bytes(make_files, tmp_path):
     one = write_store(tmp_path / "one", ids, files, SETTINGS)
     two = write_store(tmp_path / "two", ids, files, SETTINGS, workers=2)
     assert contents(two.folder) == contents(one.folder)
-    assert sorted(contents(one.folder)) == ["index.npz", "pixels.bin", "square-16.bin", "store.json"]
+    assert sorted(contents(one.folder)) == [
+        "index.npz",
+        "pixels.bin",
+        "square-16.bin",
+        "store.json",
+    ]
 
 
-def test_a_finished_store_is_kept(make_files, out, monkeypatch):
+def test_a_finished_store_is_kept(make_files, out, writes):
     ids, files = make_files(5)
     write_store(out, ids, files, SETTINGS)
     before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
-    monkeypatch.delattr(build, "write_chunk")
     store = write_store(out, ids, files, SETTINGS)
+    assert writes.chunks == [0, 1]  # of the first time
     assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == before
     assert store.ids.tolist() == ids.tolist()
     assert left_beside(out) == []
@@ -98,19 +116,16 @@ def test_another_plan_replaces_the_store(make_files, draw, encode, out, change):
     assert left_beside(out) == ["new"]
 
 
-def test_the_old_store_stays_until_the_new_one_is_complete(make_files, out, monkeypatch):
+def test_the_old_store_stays_until_the_new_one_is_complete(make_files, out, writes):
     ids, files = make_files(7)
     before = contents(write_store(out, ids, files, SETTINGS).folder)
-    interrupt_after(monkeypatch, 1)
-    with pytest.raises(KeyboardInterrupt):
-        write_store(out, ids[:6], files[:6], SETTINGS)
+    writes.interrupted(1, out, ids[:6], files[:6], SETTINGS)
     assert contents(out) == before
-    monkeypatch.undo()
     assert len(write_store(out, ids[:6], files[:6], SETTINGS).ids) == 6
 
 
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
-def test_a_replacement_that_was_cut_short_is_mended(make_files, out, monkeypatch, moment):
+def test_a_replacement_that_was_cut_short_is_mended(make_files, out, writes, moment):
     ids, files = make_files(6)
     write_store(out, ids, files, SETTINGS)
     folders = {"old": out, "partial": out.with_name("mine.partial")}
@@ -119,69 +134,55 @@ def test_a_replacement_that_was_cut_short_is_mended(make_files, out, monkeypatch
         out.rename(out.with_name("mine.replaced"))
     if moment == "after":
         folders["partial"].rename(out)
-    monkeypatch.delattr(build, "write_chunk")  # nothing is decoded again
+    writes.chunks = []
     assert write_store(out, ids[:4], files[:4], SETTINGS).ids.tolist() == ids[:4].tolist()
+    assert writes.chunks == []
     assert left_beside(out) == []
 
 
-def test_a_store_that_was_put_aside_comes_back(make_files, out, monkeypatch):
+def test_a_store_that_was_put_aside_comes_back(make_files, out, writes):
     ids, files = make_files(6)
     write_store(out, ids, files, SETTINGS)
     out.rename(out.with_name("mine.replaced"))
-    monkeypatch.delattr(build, "write_chunk")
+    writes.limit = 0
     assert len(write_store(out, ids, files, SETTINGS).ids) == 6
 
 
-def test_an_interrupted_preparation_goes_on(make_files, out, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_goes_on(make_files, out, tmp_path, writes):
     ids, files = make_files(11)
     whole = contents(write_store(tmp_path / "whole", ids, files, SETTINGS).folder)
-    interrupt_after(monkeypatch, 2)
-    with pytest.raises(KeyboardInterrupt):
-        write_store(out, ids, files, SETTINGS)
+    writes.interrupted(2, out, ids, files, SETTINGS)
     with pytest.raises(DataMissingError, match="no finished store"):
         Store.open(out)
-    monkeypatch.undo()
-    monkeypatch.setattr(plan, "_CHUNK_PICTURES", 3)
     journal = out.with_name("mine.partial") / "journal"
     with journal.open("ab") as file:
         file.write(b'12345678 {"chunk":3,"rec')
-    written = interrupt_after(monkeypatch, 99)
     write_store(out, ids, files, SETTINGS)
-    assert written == [2, 3]
+    assert writes.chunks == [2, 3]
     assert contents(out) == whole
     assert left_beside(out) == []
 
 
 @pytest.mark.parametrize("damaged", ["pixels.bin", "square-16.bin", "journal", "plan.npz"])
-def test_what_is_journaled_is_not_trusted_blindly(make_files, out, tmp_path, monkeypatch, damaged):
+def test_what_is_journaled_is_not_trusted_blindly(make_files, out, tmp_path, writes, damaged):
     ids, files = make_files(9)
     whole = contents(write_store(tmp_path / "whole", ids, files, SETTINGS).folder)
-    interrupt_after(monkeypatch, 2)
-    with pytest.raises(KeyboardInterrupt):
-        write_store(out, ids, files, SETTINGS)
+    writes.interrupted(2, out, ids, files, SETTINGS)
     file = out.with_name("mine.partial") / damaged
     data = bytearray(file.read_bytes())
     data[len(data) * 3 // 4] ^= 4
     file.write_bytes(data)
-    monkeypatch.undo()
-    monkeypatch.setattr(plan, "_CHUNK_PICTURES", 3)
-    written = interrupt_after(monkeypatch, 99)
     write_store(out, ids, files, SETTINGS)
     assert contents(out) == whole
-    assert written == ([0, 1, 2] if damaged == "plan.npz" else [1, 2])
+    assert writes.chunks == ([0, 1, 2] if damaged == "plan.npz" else [1, 2])
 
 
-def test_a_journal_of_another_plan_is_discarded(make_files, out, monkeypatch):
+def test_a_journal_of_another_plan_is_discarded(make_files, out, writes):
     ids, files = make_files(9)
-    interrupt_after(monkeypatch, 2)
-    with pytest.raises(KeyboardInterrupt):
-        write_store(out, ids, files, SETTINGS)
+    writes.interrupted(2, out, ids, files, SETTINGS)
     os.utime(files[8], ns=(0, 0))
-    monkeypatch.undo()
-    written = interrupt_after(monkeypatch, 99)
     write_store(out, ids, files, SETTINGS).verify()
-    assert sum(written) >= 0
-    assert 0 in written
+    assert writes.chunks == [0, 1, 2]
 
 
 @pytest.fixture
@@ -231,13 +232,13 @@ def test_ten_are_shown_and_the_rest_is_counted(make_files, out):
     assert "and 3 more" in str(caught.value)
 
 
-def test_broken_pictures_are_left_out_and_recorded(broken, out, monkeypatch):
+def test_broken_pictures_are_left_out_and_recorded(broken, out, writes):
     ids, files, reasons = broken
     with pytest.raises(VerificationError):
         write_store(out, ids, files, SETTINGS)
-    written = interrupt_after(monkeypatch, 99)
+    writes.chunks = []
     store = write_store(out, ids, files, SETTINGS, skip_broken=True)
-    assert written == []  # the first try had done all the work
+    assert writes.chunks == []  # the first try had done all the work
     assert [one["id"] for one in store.left_out] == list(reasons)
     for one in store.left_out:
         assert reasons[one["id"]] in one["reason"]
@@ -301,12 +302,9 @@ def test_a_header_that_lies_is_noticed(make_files, draw, encode, out, monkeypatc
     assert "its header says (48, 64) (height, width), its pixels (40, 60)" in str(caught.value)
 
 
-def test_files_that_change_meanwhile_end_the_run(make_files, out, monkeypatch):
+def test_files_that_change_meanwhile_end_the_run(make_files, out, writes, monkeypatch):
     ids, files = make_files(7)
-    interrupt_after(monkeypatch, 1)
-    with pytest.raises(KeyboardInterrupt):
-        write_store(out, ids, files, SETTINGS)
-    monkeypatch.undo()
+    writes.interrupted(1, out, ids, files, SETTINGS)
     stats = plan.file_stats(files)
     os.utime(files[5], ns=(1, 1))
     monkeypatch.setattr("ltbench.store.writer.file_stats", lambda files: stats)
@@ -340,7 +338,7 @@ def test_room_is_asked_for_before_anything_is_written(make_files, out, monkeypat
     write_store(out, ids, files, SETTINGS).verify()
 
 
-def test_a_full_disk_keeps_what_was_journaled(make_files, out, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_what_was_journaled(make_files, out, tmp_path, writes):
     ids, files = make_files(15)
     whole = contents(write_store(tmp_path / "whole", ids, files, SETTINGS).folder)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -351,9 +349,9 @@ def test_a_full_disk_keeps_what_was_journaled(make_files, out, tmp_path, monkeyp
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "run the same command again" in str(caught.value)
-    written = interrupt_after(monkeypatch, 99)
+    writes.chunks = []
     write_store(out, ids, files, SETTINGS)
-    assert 0 < len(written) < 4
+    assert 0 < len(writes.chunks) < 4
     assert contents(out) == whole
 
 
