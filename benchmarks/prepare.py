@@ -9,10 +9,11 @@ minima of repeated runs taken in turns, and do not hold the start of processes, 
 from __future__ import annotations
 
 import io
-import resource
+import os
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,10 +45,11 @@ QUICK = Sizes({(450, 600): 120}, memory=(16, 32), repeats=1)
 
 
 class Run(NamedTuple):
-    """Of one preparation: seconds until the processes began, and pictures/s from there."""
+    """Pictures/s once the processes had begun, seconds until then, and CPU time a picture."""
 
-    start_s: float
     rate: float
+    start_s: float = 0.0
+    cpu_ms: float = 0.0
 
 
 def lesion(height: int, width: int, seed: int) -> np.ndarray:
@@ -85,18 +87,19 @@ def draw_files(folder: Path, size: tuple[int, int], count: int) -> list[Path]:
     return files
 
 
-def decode_all(files: list[Path]) -> float:
-    """Pictures/s of reading and decoding alone, in this process."""
-    start = time.perf_counter()
+def decode_all(files: list[Path]) -> Run:
+    """Reading and decoding alone, in this process."""
+    start, cpu = time.perf_counter(), time.process_time()
     for file in files:
         decode(file.read_bytes())
-    return len(files) / (time.perf_counter() - start)
+    cpu_ms = (time.process_time() - cpu) / len(files) * 1000
+    return Run(len(files) / (time.perf_counter() - start), cpu_ms=cpu_ms)
 
 
 def prepare(files: list[Path], folder: Path, workers: int) -> Run:
     """Prepare a new store."""
     ids = np.array([file.stem for file in files])
-    begin, told = time.perf_counter(), []
+    begin, cpu, told = time.perf_counter(), time.process_time(), []
 
     def on_progress(done: int, _total: int) -> None:
         if done:
@@ -105,24 +108,29 @@ def prepare(files: list[Path], folder: Path, workers: int) -> Run:
     write_store(folder, ids, files, StoreSettings(), workers=workers, on_progress=on_progress)
     num_done, at = told[workers - 1] if workers > 1 else (0, begin)
     rate = (len(files) - num_done) / (time.perf_counter() - at)
-    return Run(at - num_done / rate - begin, rate)
+    cpu_ms = (time.process_time() - cpu) / len(files) * 1000
+    return Run(rate, at - num_done / rate - begin, cpu_ms)
 
 
-def peaks_mb() -> tuple[float, float]:
-    """The most memory this process, and any process it had started, ever held."""
-    own, workers = (
-        resource.getrusage(who).ru_maxrss / 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return own, workers
+def peak_mb(pid: int) -> float:
+    """The most memory a process ever held."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def memory_rows(files: list[Path], counts: tuple[int, int], work: Path) -> list[list[object]]:
     """Peaks after preparing few pictures, then after many: what is held would show."""
-    rows: list[list[object]] = [["libraries alone", f"{peaks_mb()[0]:.0f}", ""]]
+    rows: list[list[object]] = [["none yet", f"{peak_mb(os.getpid()):.0f}", ""]]
     for count in counts:
-        prepare(files[:count], work / f"memory{count}", 2)
-        rows.append([count, *(f"{peak:.0f}" for peak in peaks_mb())])
+        workers = [0.0]
+
+        def on_progress(_done: int, _total: int, workers: list[float] = workers) -> None:
+            workers += [peak_mb(child.pid) for child in active_children() if child.pid]
+
+        ids = np.array([file.stem for file in files[:count]])
+        folder = work / f"memory{count}"
+        write_store(folder, ids, files[:count], StoreSettings(), workers=2, on_progress=on_progress)
+        rows.append([count, f"{peak_mb(os.getpid()):.0f}", f"{max(workers):.0f}"])
     return rows
 
 
@@ -130,7 +138,7 @@ def speed_row(size: tuple[int, int], files: list[Path], repeats: int, work: Path
     """Rates of decoding and of preparing, all in turns, the best of each."""
     runs: dict[str, list[Run]] = {}
     contenders: dict[str, Callable[[Path], Run]] = {
-        "decode": lambda _: Run(0.0, decode_all(files)),
+        "decode": lambda _: decode_all(files),
         "one": lambda folder: prepare(files, folder, 1),
         "two": lambda folder: prepare(files, folder, 2),
     }
@@ -139,14 +147,14 @@ def speed_row(size: tuple[int, int], files: list[Path], repeats: int, work: Path
             folder = work / f"{size[0]}-{name}-{number}"
             runs.setdefault(name, []).append(run(folder))
     decoding, one, two = (max(run.rate for run in runs[name]) for name in contenders)
-    start_s = min(run.start_s for run in runs["two"])
+    cpu_ms = [min(run.cpu_ms for run in runs[name]) for name in ("decode", "one")]
     return [
         f"{size[1]} x {size[0]}",
         f"{decoding:.0f}",
         f"{one:.0f} ({one / decoding:.2f})",
         f"{two:.0f} ({two / decoding:.2f})",
-        f"{1000 / one:.2f}",
-        f"{start_s:.1f}",
+        f"{min(run.start_s for run in runs['two']):.1f}",
+        *(f"{ms:.2f}" for ms in cpu_ms),
     ]
 
 
@@ -207,8 +215,8 @@ def main(quick: bool) -> None:
             files = draw_files(work / f"files{size[0]}", size, count)
             speed.append(speed_row(size, files, sizes.repeats, work))
             quality.append(quality_row(size, files, work))
-    heads = ["pictures", "decode only, im/s", "prepare, 1 worker", "2 workers"]
-    click.echo(tabulate(speed, [*heads, "ms a picture, 1 worker", "start of 2, s"]))
+    heads = ["pictures", "decode only, im/s", "prepare, 1 worker", "2 workers", "start of 2, s"]
+    click.echo(tabulate(speed, [*heads, "CPU ms: decode", "prepare"]))
     click.echo("In brackets: ratio to decoding alone in one process, same run.\n")
     heads = ["pictures", "file, kB", "store, kB", "crop dev mean", "p99", "worst view's mean"]
     click.echo(tabulate(quality, heads))

@@ -250,7 +250,7 @@ def table(
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="dataset.csv=FILE")
 @click.option(
     "--label-map",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=click.Path(path_type=Path, dir_okay=False),
     help="CSV with the columns theirs,ours; an empty 'ours' leaves a class out.",
 )
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where the data lie.")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ltbench import cli
 from ltbench.config import resolve
@@ -49,6 +50,14 @@ def command_lines():
     ]
 
 
+def draw_pictures(folder):
+    """Thirty of each of two classes, named as the example of stored pictures has it."""
+    folder.mkdir(parents=True)
+    for i in range(60):
+        shade = (40 + i, 60, 90 + i)
+        Image.new("RGB", (12, 12), shade).save(folder / f"{'ab'[i % 2]}-{i}.png")
+
+
 @pytest.fixture(scope="module")
 def plugin_folder(tmp_path_factory):
     """A folder with every plugin of the documents."""
@@ -68,6 +77,9 @@ def test_plugins_of_the_documents_run(name, text, plugin_folder, tmp_path, monke
             return whole_step(self, *arguments)
 
     monkeypatch.setattr(StepEngine, "run", trapped)
+    monkeypatch.setenv("LTBENCH_DATA", str(tmp_path / "data"))
+    if "StoredDataset" in text:
+        draw_pictures(tmp_path / "data" / file.stem)
     if "METHODS.register" in text:
         outcome = tiny_run(file.stem, tmp_path, {"epochs": 2}, plugins=[file])
     else:

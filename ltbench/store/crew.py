@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -78,6 +79,8 @@ class Crew:
 def _begin() -> None:
     # Ctrl-C reaches the whole group; the first process decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Taking torch's modules down would take half a second; nothing is left to be saved.
+    atexit.register(os._exit, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -42,14 +42,6 @@ def free_memory(device: torch.device) -> int | None:
     return int(_SHARE_OF_MEMORY * free)
 
 
-class _Begun(NamedTuple):
-    """A view, the key of the pictures it begins with, and what is left of it to do to them."""
-
-    view: View
-    base: int
-    rest: View
-
-
 class _Frame(NamedTuple):
     """What pictures of a batch are laid into, each at the upper left.
 
@@ -94,7 +86,7 @@ class DevicePictures:
         self._device = device
         self._budget = budget_bytes
         self._bases: dict[int, Images] = {_AS_STORED: images}
-        self._views = {name: self._begun(view) for name, view in views.items()}
+        self._views = {name: (view, self._base_of(view)) for name, view in views.items()}
         self._held: dict[int, _Held] = {}
         self.depth = _AHEAD if images.on_disk and budget_bytes is not None else 0
 
@@ -125,23 +117,23 @@ class DevicePictures:
         """
         chosen = [self._views[name] for name in names]
         frames: dict[tuple[int, bool], _Frame] = {}
-        for _, base, rest in chosen:
-            kind = (base, rest.settles_size)
+        for view, base in chosen:
+            kind = (base, view.settles_size)
             if kind not in frames:
-                frames[kind] = self._hold(base).frame(positions, padded=rest.settles_size)
+                frames[kind] = self._hold(base).frame(positions, padded=view.settles_size)
         for base in {base for base, _ in frames}:
             self._held[base].soon(positions)
 
         def result() -> list[Tensor]:
             gathered: dict[tuple[int, bool], Tensor] = {}
             rendered = []
-            for (view, base, rest), word in zip(chosen, words, strict=True):
-                kind = (base, rest.settles_size)
+            for (view, base), word in zip(chosen, words, strict=True):
+                kind = (base, view.settles_size)
                 frame = frames[kind]
                 if kind not in gathered:
                     gathered[kind] = self._hold(base).gather(positions, frame)
                 u = view.draw(self._seed, stream=word, epoch=epoch, indices=draws)
-                rendered.append(rest.render(gathered[kind], u, frame.sizes))
+                rendered.append(view.render(gathered[kind], u, frame.sizes))
             return rendered
 
         return result
@@ -150,16 +142,17 @@ class DevicePictures:
         """Let the pictures go."""
         self._held.clear()
 
-    def _begun(self, view: View) -> _Begun:
+    def _base_of(self, view: View) -> int:
+        """The key of the pictures a view begins with; a resize to their own size does nothing."""
         first = view.transforms[0] if view.transforms else None
         if not isinstance(first, Resize) or first.short_side:
-            return _Begun(view, _AS_STORED, view)
+            return _AS_STORED
         if first.size not in self._bases:
             prepared = self._bases[_AS_STORED].prepared(first.size, first.size)
             if prepared is None:
-                return _Begun(view, _AS_STORED, view)
+                return _AS_STORED
             self._bases[first.size] = prepared
-        return _Begun(view, first.size, View(view.transforms[1:]))
+        return first.size
 
     def _hold(self, base: int) -> _Held:
         """The pictures of one kind, on the device as far as they fit."""
@@ -319,8 +312,7 @@ class _Ragged(_Held):
         x = torch.arange(frame.width, device=self._device).minimum(width - 1)
         index = start + y * width + x  # (B, H, W)
         found = pixels.index_select(0, index.flatten()).view(*index.shape, -1)
-        # Contiguous: what follows would pick other kernels for channels that come last, and which
-        # those are is not even clear in a batch of one.
+        # In the memory format of pictures of one size, for which torch chooses the same kernels.
         return found.permute(0, 3, 1, 2).contiguous()
 
     def _read(self, positions: np.ndarray) -> Tensor:

@@ -279,10 +279,14 @@ def test_prepared_squares_stand_for_a_first_resize():
     assert images.read == []
 
 
-def test_squares_of_another_size_or_a_kept_aspect_do_not():
+def test_prepared_squares_stand_for_no_other_step():
     images = lesions(sizes=[(40, 48)], kept=[24])
-    recipes = {"other": [{"resize": {"size": 25}}], "middle": MIDDLE}
-    rendered(device_pictures(images, recipes), [1, 2], ["other", "middle"])
+    recipes = {
+        "other": [{"resize": {"size": 25}}],
+        "aspect": [{"resize": {"size": 24, "short_side": True}}],
+        "later": [{"center_crop": {"size": 30}}, {"resize": {"size": 24}}],
+    }
+    rendered(device_pictures(images, recipes), [1, 2], [*recipes])
     assert images.kept[24, 24].read == []
 
 
@@ -342,6 +346,7 @@ def test_views_that_keep_sizes_take_batches_of_one_size(steps):
         (made,) = rendered(pictures, positions, ["view"])
         theirs = view.render(images.take(np.array(positions)), np.empty((len(positions), 0)))
         assert torch.equal(made, theirs)
+        assert made.stride() == theirs.stride()
     with pytest.raises(UsageError, match="2 sizes, from 56 x 56 to 64 x 85") as error:
         pictures.submit(np.array([6, 2, 1]), np.arange(3), ["view"], epoch=0, words=[1])
     assert "Begin the recipe's view with a resize or a random_resized_crop" in str(error.value)
