@@ -36,12 +36,12 @@ class Sizes(NamedTuple):
     """How much is measured."""
 
     pictures: dict[tuple[int, int], int]
-    memory: tuple[int, int]
+    memory: tuple[int, ...]
     repeats: int
 
 
-FULL = Sizes({(450, 600): 480, (1024, 1024): 160}, memory=(200, 800), repeats=3)
-QUICK = Sizes({(450, 600): 120}, memory=(16, 32), repeats=1)
+FULL = Sizes({(450, 600): 360, (1024, 1024): 120}, memory=(200, 800), repeats=3)
+QUICK = Sizes({(450, 600): 96}, memory=(32,), repeats=1)
 
 
 class Run(NamedTuple):
@@ -118,7 +118,7 @@ def peak_mb(pid: int) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def memory_rows(files: list[Path], counts: tuple[int, int], work: Path) -> list[list[object]]:
+def memory_rows(files: list[Path], counts: tuple[int, ...], work: Path) -> list[list[object]]:
     """Peaks after preparing few pictures, then after many: what is held would show."""
     rows: list[list[object]] = [["none yet", f"{peak_mb(os.getpid()):.0f}", ""]]
     for count in counts:

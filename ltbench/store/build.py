@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -173,7 +173,9 @@ def _filled(
                 add(chunk, written)
         left = (number for number in range(len(plan.chunks)) if number not in done)
         jobs = (_chunk(order, plan, number) for number in left)
-        for chunk, written in _saved(crew.run(write_chunk, jobs), files, journal):
+        # Closed before the journal is, so that nothing is saved any more by then.
+        saved = stack.enter_context(closing(_saved(crew.run(write_chunk, jobs), files, journal)))
+        for chunk, written in saved:
             add(chunk, written)
         for file, length in zip(files, plan.file_bytes.values(), strict=True):
             os.ftruncate(file, length)
@@ -183,7 +185,7 @@ def _filled(
 
 def _saved(
     chunks: Iterable[tuple[Chunk, Written]], files: Sequence[int], journal: Journal
-) -> Iterator[tuple[Chunk, Written]]:
+) -> Generator[tuple[Chunk, Written]]:
     """Each chunk when it is on the disk, and the journal says so.
 
     The disk works on one while the next is made.

@@ -28,8 +28,9 @@ def alone(lock: Path) -> Iterator[None]:
     with storage_errors(lock.parent):
         descriptor = _taken(lock)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _name(os.getpid()), 0)
+        with suppress(OSError):  # a disk that is full
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _name(os.getpid()), 0)
         yield
     finally:
         with suppress(OSError):

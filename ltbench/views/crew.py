@@ -31,6 +31,7 @@ __all__ = ["Crew"]
 
 _IGNORED = {signal.SIGINT, signal.SIGTERM}
 _GOODBYE_S = 5.0
+_UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)  # which one, classes differ in
 
 
 class _Slot:
@@ -80,11 +81,7 @@ class Crew:
         atexit.register(self.close)
         try:
             self._introduce((images, views, seed))
-        except (
-            pickle.PicklingError,
-            AttributeError,
-            TypeError,
-        ) as error:  # which one, classes vary
+        except _UNPICKLABLE as error:
             self.close()
             raise UsageError(
                 f"These pictures cannot be handed to worker processes ({type(images).__name__}: "
@@ -99,7 +96,7 @@ class Crew:
 
         Raises:
             RunFailedError: a worker has ended.
-                RuntimeError: more than `depth` batches are asked for, or this was closed.
+            RuntimeError: more than `depth` batches are asked for, or this was closed.
         """
         if not self.close.alive:
             raise RuntimeError("The worker processes were ended by close().")

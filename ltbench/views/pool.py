@@ -79,9 +79,10 @@ class HostPictures:
             LtbenchError: from the call for the result: what a worker raised.
             RunFailedError: a worker ended.
         """
-        wanted = self._wanted(positions, names, words)
-        for name in names:
-            self._views[name].source.soon(positions)
+        views = [self._views[name] for name in names]
+        wanted = _places(views, positions, names, words)
+        for source in {id(view.source): view.source for view in views}.values():
+            source.soon(positions)
         ready = self._maker.submit(Order(STARTING, 0, 0, positions, draws, epoch, wanted))
 
         def result() -> list[Tensor]:
@@ -94,17 +95,6 @@ class HostPictures:
     def close(self) -> None:
         """End the workers. Tensors that were handed out stay readable."""
         self._maker.close()
-
-    def _wanted(
-        self, positions: np.ndarray, names: Sequence[str], words: Sequence[int]
-    ) -> tuple[WantedView, ...]:
-        """Where each view's batch goes in the memory of a job."""
-        wanted, offset = [], 0
-        for name, word in zip(names, words, strict=True):
-            shape = self._views[name].batch_shape(positions)
-            wanted.append(WantedView(name, word, offset, shape))
-            offset += -(-prod(shape) // _PAGE) * _PAGE
-        return tuple(wanted)
 
 
 class _Here:
@@ -143,3 +133,15 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _places(
+    views: Sequence[HostView], positions: np.ndarray, names: Sequence[str], words: Sequence[int]
+) -> tuple[WantedView, ...]:
+    """Where each view's batch goes in the memory of a job."""
+    wanted, offset = [], 0
+    for view, name, word in zip(views, names, words, strict=True):
+        shape = view.batch_shape(positions)
+        wanted.append(WantedView(name, word, offset, shape))
+        offset += -(-prod(shape) // _PAGE) * _PAGE
+    return tuple(wanted)

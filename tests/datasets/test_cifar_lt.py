@@ -274,6 +274,13 @@ def test_finds_the_files(plugin, place, official, tmp_path, data_folder):
     assert ("3.3 %" if plugin is Cifar10LT else " 10 %") in source.groups_note
 
 
+def test_unpacked_files_go_before_an_archive(official, tmp_path):
+    files, _ = official(Cifar10LT)
+    put(tmp_path, {Cifar10LT.release.archive: b"half a download"})
+    put(tmp_path / Cifar10LT.release.folder, files)
+    assert len(opened(Cifar10LT, tmp_path).load("held_out").images) == 230
+
+
 def test_nothing_here_names_the_archive_and_the_command(tmp_path):
     with pytest.raises(DataMissingError) as error:
         opened(Cifar100LT, tmp_path / "no where").load("held_out")

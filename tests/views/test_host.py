@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 import ltbench
+from ltbench.data.images import ArrayImages
 from ltbench.errors import UsageError
 from ltbench.views.colour import Grayscale
 from ltbench.views.host import HostView
@@ -299,6 +300,18 @@ def test_sources_are_never_written_to():
         render_each(made, images, draw(made, images))
     for picture, old in zip(images.pictures, before, strict=True):
         np.testing.assert_array_equal(picture, old)
+
+
+@pytest.mark.parametrize("steps", [*GEOMETRY.values(), *COLOUR.values(), PAPER["strong"]])
+def test_planar_pictures_are_as_good(steps, images):
+    alike = [lesion(number, 200, 210, images.channels) for number in range(3)]
+    made = view(steps)
+    u = made.draw(1, stream=0, epoch=0, indices=np.arange(3))
+    arrays = ArrayImages(np.stack(alike).transpose(0, 3, 1, 2))
+    for ours, theirs in zip(
+        render_each(made, arrays, u), render_each(made, RaggedImages(alike), u), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_prepared_pictures_take_the_place_of_the_first_resize():

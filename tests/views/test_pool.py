@@ -217,6 +217,24 @@ def test_pictures_a_worker_cannot_have_are_refused_by_name(images):
     assert all(not process.is_alive() for process in processes)
 
 
+@pytest.mark.slow
+def test_the_benchmark_runs():
+    file = HERE.parents[1] / "benchmarks" / "views.py"
+    done = subprocess.run(
+        [sys.executable, str(file), "--quick"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    for row in (
+        "usual chain",
+        "ours, uint8",
+        "ours, float32",
+        "T1 from 256",
+        "copying",
+        "with two",
+    ):
+        assert row in done.stdout
+
+
 SCRIPT = f"""
 import sys, time
 sys.path.append({str(HERE)!r})
