@@ -27,29 +27,46 @@ from ltbench.store.decode import decode
 from ltbench.store.layout import StoreSettings
 from ltbench.store.writer import write_store
 
-NUM_DRAWN = 16
 VIEW = (224, 224)
 CROPS_A_PICTURE = 4
 
 
 class Sizes(NamedTuple):
-    """How much is measured."""
+    """How much is measured.
+
+    Attributes:
+        pictures: of each (height, width).
+        num_drawn: how many of them differ.
+        repeats: of each measurement of time.
+        memory: after how many pictures memory is looked at.
+        memory_workers: processes that prepare them.
+    """
 
     pictures: dict[tuple[int, int], int]
-    memory: tuple[int, ...]
+    num_drawn: int
     repeats: int
+    memory: tuple[int, ...]
+    memory_workers: int
 
 
-FULL = Sizes({(450, 600): 360, (1024, 1024): 120}, memory=(200, 800), repeats=3)
-QUICK = Sizes({(450, 600): 96}, memory=(32,), repeats=1)
+FULL = Sizes({(450, 600): 360, (1024, 1024): 120}, 16, 3, memory=(200, 800), memory_workers=2)
+QUICK = Sizes({(450, 600): 96}, 4, 1, memory=(16, 32), memory_workers=1)
 
 
 class Run(NamedTuple):
-    """Pictures/s once the processes had begun, seconds until then, and CPU time a picture."""
+    """Of decoding or of a preparation.
+
+    Attributes:
+        rate: pictures/s once the processes had begun.
+        start_s: seconds until then.
+        cpu_ms: CPU time of this process a picture.
+        worker_mb: the most memory that another process held.
+    """
 
     rate: float
     start_s: float = 0.0
     cpu_ms: float = 0.0
+    worker_mb: float = 0.0
 
 
 def lesion(height: int, width: int, seed: int) -> np.ndarray:
@@ -73,11 +90,11 @@ def lesion(height: int, width: int, seed: int) -> np.ndarray:
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def draw_files(folder: Path, size: tuple[int, int], count: int) -> list[Path]:
-    """`count` files of `NUM_DRAWN` different pictures."""
+def draw_files(folder: Path, size: tuple[int, int], count: int, num_drawn: int) -> list[Path]:
+    """`count` files of `num_drawn` different pictures."""
     folder.mkdir()
     drawn = []
-    for seed in range(min(NUM_DRAWN, count)):
+    for seed in range(num_drawn):
         buffer = io.BytesIO()
         Image.fromarray(lesion(*size, seed)).save(buffer, "JPEG", quality=92)
         drawn.append(buffer.getvalue())
@@ -99,17 +116,20 @@ def decode_all(files: list[Path]) -> Run:
 def prepare(files: list[Path], folder: Path, workers: int) -> Run:
     """Prepare a new store."""
     ids = np.array([file.stem for file in files])
-    begin, cpu, told = time.perf_counter(), time.process_time(), []
+    begin, cpu = time.perf_counter(), time.process_time()
+    told, peaks = [(0, begin)], [0.0]
 
     def on_progress(done: int, _total: int) -> None:
         if done:
             told.append((done, time.perf_counter()))
+        peaks.extend(peak_mb(child.pid) for child in active_children() if child.pid)
 
     write_store(folder, ids, files, StoreSettings(), workers=workers, on_progress=on_progress)
-    num_done, at = told[workers - 1] if workers > 1 else (0, begin)
+    # By the second report, two processes are at work.
+    num_done, at = told[2 if workers > 1 else 0]
     rate = (len(files) - num_done) / (time.perf_counter() - at)
     cpu_ms = (time.process_time() - cpu) / len(files) * 1000
-    return Run(rate, at - num_done / rate - begin, cpu_ms)
+    return Run(rate, at - num_done / rate - begin, cpu_ms, max(peaks))
 
 
 def peak_mb(pid: int) -> float:
@@ -118,19 +138,12 @@ def peak_mb(pid: int) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def memory_rows(files: list[Path], counts: tuple[int, ...], work: Path) -> list[list[object]]:
+def memory_rows(files: list[Path], sizes: Sizes, work: Path) -> list[list[object]]:
     """Peaks after preparing few pictures, then after many: what is held would show."""
     rows: list[list[object]] = [["none yet", f"{peak_mb(os.getpid()):.0f}", ""]]
-    for count in counts:
-        workers = [0.0]
-
-        def on_progress(_done: int, _total: int, workers: list[float] = workers) -> None:
-            workers += [peak_mb(child.pid) for child in active_children() if child.pid]
-
-        ids = np.array([file.stem for file in files[:count]])
-        folder = work / f"memory{count}"
-        write_store(folder, ids, files[:count], StoreSettings(), workers=2, on_progress=on_progress)
-        rows.append([count, f"{peak_mb(os.getpid()):.0f}", f"{max(workers):.0f}"])
+    for count in sizes.memory:
+        run = prepare(files[:count], work / f"memory{count}", sizes.memory_workers)
+        rows.append([count, f"{peak_mb(os.getpid()):.0f}", f"{run.worker_mb:.0f}"])
     return rows
 
 
@@ -160,7 +173,6 @@ def speed_row(size: tuple[int, int], files: list[Path], repeats: int, work: Path
 
 def quality_row(size: tuple[int, int], files: list[Path], work: Path) -> list[object]:
     """Room, and how far views from the store are from those of the files."""
-    files = files[:NUM_DRAWN]
     ids = np.array([file.stem for file in files])
     folder = work / f"{size[0]}-quality"
     images = write_store(folder, ids, files, StoreSettings()).images(ids)
@@ -208,13 +220,13 @@ def main(quick: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="ltbench-prepare-") as name:
         work = Path(name)
         first = next(iter(sizes.pictures))
-        many = draw_files(work / "many", first, max(sizes.memory))
-        memory = memory_rows(many, sizes.memory, work)
+        many = draw_files(work / "many", first, max(sizes.memory), sizes.num_drawn)
+        memory = memory_rows(many, sizes, work)
         speed, quality = [], []
         for size, count in sizes.pictures.items():
-            files = draw_files(work / f"files{size[0]}", size, count)
+            files = draw_files(work / f"files{size[0]}", size, count, sizes.num_drawn)
             speed.append(speed_row(size, files, sizes.repeats, work))
-            quality.append(quality_row(size, files, work))
+            quality.append(quality_row(size, files[: sizes.num_drawn], work))
     heads = ["pictures", "decode only, im/s", "prepare, 1 worker", "2 workers", "start of 2, s"]
     click.echo(tabulate(speed, [*heads, "CPU ms: decode", "prepare"]))
     click.echo("In brackets: ratio to decoding alone in one process, same run.\n")

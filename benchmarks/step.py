@@ -74,7 +74,7 @@ def our_loop(cell: Cell) -> Loop:
     """The step as `Trainer` makes it."""
     fabric = make_fabric(cell.config)
     method = build_method(cell, fabric)
-    mean, std = cell.input_statistics()
+    mean, std = cell.input_statistics
     renderer = Renderer(cell.training, cell.views(), mean=mean, std=std, device=fabric.device)
     training = TrainingSet(renderer, cell.config.eval_batch_size)
     stage, collective = method.stages()[0], FabricCollective(fabric)
@@ -117,7 +117,7 @@ def bare_loop(cell: Cell, padding: int) -> Loop:
     )
     pictures = cell.training.images.take(cell.training.positions)
     targets = torch.from_numpy(cell.training.targets)
-    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in cell.input_statistics())
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in cell.input_statistics)
     size, total = cell.config.batch_size, torch.zeros(())
     use_bf16 = cell.config.precision == "bf16"
 

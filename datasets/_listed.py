@@ -22,7 +22,7 @@ from ltbench.store.dataset import StoredConfig, StoredDataset
 
 __all__ = ["LISTS_PAGE", "ListedConfig", "ListedPictures", "Lists", "names_by_folder"]
 
-LISTS_PAGE = "https://github.com/facebookresearch/classifier-balancing (folder data)"
+LISTS_PAGE = "https://github.com/facebookresearch/classifier-balancing, folder data"
 
 
 @dataclass(frozen=True)

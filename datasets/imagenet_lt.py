@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from ltbench.dataset import DATASETS
-from ltbench.datasets._listed import ListedPictures, Lists
+from ltbench.datasets._listed import LISTS_PAGE, ListedPictures, Lists
 from ltbench.errors import DataMissingError
 from ltbench.fetch.manifest import login_needed
 from ltbench.intake.table import ImageTable
@@ -42,7 +42,7 @@ class ImageNetLT(ListedPictures):
     expected = (
         "train/<wnid>/<wnid>_<number>.JPEG, of ILSVRC2012_img_train.tar",
         "val/<wnid>/ILSVRC2012_val_<number>.JPEG, of ILSVRC2012_img_val.tar, sorted into classes",
-        f"lists/{', lists/'.join(lists.files.values())}",
+        f"lists/{', lists/'.join(lists.files.values())}, of {LISTS_PAGE}",
     )
 
     def missing(self) -> DataMissingError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from ltbench.dataset import DATASETS, FetchRequest
-from ltbench.datasets._listed import ListedPictures, Lists
+from ltbench.datasets._listed import LISTS_PAGE, ListedPictures, Lists
 from ltbench.errors import DataMissingError
 from ltbench.fetch.download import fetch
 from ltbench.fetch.manifest import RemoteFile, listed
@@ -45,7 +45,7 @@ class INaturalist2018(ListedPictures):
     )
     expected = (
         "train_val2018/<kingdom or class>/<species>/<hash>.jpg, of train_val2018.tar.gz",
-        f"lists/{', lists/'.join(lists.files.values())}",
+        f"lists/{', lists/'.join(lists.files.values())}, of {LISTS_PAGE}",
     )
     archive: ClassVar[RemoteFile] = RemoteFile(
         name="train_val2018.tar.gz",

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ltbench.dataset import DATASETS
 from ltbench.datasets._by_hand import by_hand
-from ltbench.datasets._listed import ListedPictures, Lists
+from ltbench.datasets._listed import LISTS_PAGE, ListedPictures, Lists
 from ltbench.errors import DataMissingError
 
 PAGE = "http://places2.csail.mit.edu/download.html"
@@ -40,7 +40,7 @@ class PlacesLT(ListedPictures):
     expected = (
         "train/<class>/<number>.jpg and val/<class>/<name>.jpg, of "
         "places365standard_easyformat.tar (256 x 256 pixels)",
-        f"lists/{', lists/'.join(lists.files.values())}",
+        f"lists/{', lists/'.join(lists.files.values())}, of {LISTS_PAGE}",
     )
 
     def missing(self) -> DataMissingError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,23 @@ class _Devices(Collective):
         self.world_size = world_size
 
 
+class Sources:
+    """Keeps the data of the last cell for the next: cells of a grid often share them."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] = ()
+        self._source: Source | None = None
+
+    def load(self, dataset: Dataset, protocol: str) -> Source:
+        """The images that a protocol draws on, read where they are not the ones read last."""
+        settings = dataset.config.model_dump_json()
+        key = (type(dataset), settings, dataset.data_root, protocol)
+        if self._source is None or key != self._key:
+            self._source = None  # two large sets need not be held at once
+            self._source, self._key = dataset.load(protocol), key
+        return self._source
+
+
 @dataclass(frozen=True)
 class Cell:
     """A run's configuration with its data at hand.
@@ -47,7 +64,6 @@ class Cell:
         training, validation: parts of the split; the test part is made only after training.
         feedback: what `ClassReport` is computed from, for methods that use validation.
         start: the run whose weights this one starts from.
-        render: where views are made, "host" or "device".
         leak: what of the groups of test is in training too; None where no groups are known.
         key_parts: everything that decides the result but the seed, JSON-able.
         key: the first digits of its SHA-256; names the folder.
@@ -62,7 +78,6 @@ class Cell:
     feedback: Part | None
     factory: BackboneFactory
     start: WarmStart | None
-    render: str
     leak: Leak | None
     key_parts: dict[str, Any]
     key: str
@@ -74,6 +89,12 @@ class Cell:
         return method
 
     @property
+    def render(self) -> str:
+        """Where views are made, "host" or "device"."""
+        where: str = self.key_parts["render"]
+        return where
+
+    @property
     def uses_validation(self) -> bool:
         """Whether training uses feedback from validation or from an inner part."""
         return self.method_class.uses_validation(self.config.method)
@@ -82,6 +103,7 @@ class Cell:
         """The recipe's views, ready to render."""
         return {name: View(transforms) for name, transforms in self.config.views.items()}
 
+    @cached_property
     def input_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std of the inputs by channel, on the scale 0..1."""
         channels = self.source.images.channels
@@ -124,32 +146,35 @@ class Cell:
 
 
 def prepare(
-    config: RunConfig, *, results: Path, data_root: Path | None, asked: Sequence[str] = ()
+    config: RunConfig,
+    *,
+    results: Path,
+    data_root: Path | None,
+    asked: Sequence[str] = (),
+    sources: Sources | None = None,
 ) -> Cell:
     """Load and split the data, check what can be checked, and compute the key.
 
     Args:
         asked: dotted settings the user gave, to tell a rule that was asked for from a recipe's.
+        sources: holds data that were read before.
 
     Raises:
         UsageError, DataMissingError, VerificationError: with what to do about it.
     """
     dataset: Dataset = DATASETS[config.dataset_name](config.dataset, data_root)
     config = config.model_copy(update={"protocol": dataset.choose_protocol(config.protocol)})
-    source = dataset.load(config.protocol)
+    source = (sources or Sources()).load(dataset, config.protocol)
     split, split_digest = stored_split(
         dataset, source, config.protocol, config.split_seed, results / "splits"
     )
-    leak = group_leak(source, split)
-    _refuse_leak(config, dataset, leak)
+    leak = _known_leak(config, dataset, source, split)
     config = _selection_without_validation(config, split, asked)
     method: type[Method] = METHODS[config.method_name]
     train, feedback = _feedback(config, method, source, split)
     factory = BackboneFactory(config.backbone, source.images.channels, config.weights)
     start = _warm_start(config, results, split_digest, factory)
-    render = resolved_render(config, source)
     key_parts = _key_parts(config, dataset, method, source, split_digest, factory, start)
-    key_parts["render"] = render
     cell = Cell(
         config=config,
         source=source,
@@ -160,7 +185,6 @@ def prepare(
         feedback=None if feedback is None else Part.of(source, feedback),
         factory=factory,
         start=start,
-        render=render,
         leak=leak,
         key_parts=key_parts,
         key=sha256_hex(canonical_json(key_parts).encode())[:KEY_LENGTH],
@@ -173,14 +197,24 @@ def pixel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of a part's pixels by channel, on the scale 0..1, from exact integer sums."""
     images = part.pictures()
     total, squares, count = np.zeros(images.channels), np.zeros(images.channels), 0
-    for position in range(len(images)):
-        pixels = images.picture(position).reshape(-1, images.channels).astype(np.int64)
+    for pixels in _blocks(images):
         total += pixels.sum(axis=0)
         squares += (pixels**2).sum(axis=0)
         count += len(pixels)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def _blocks(images: Images) -> Iterator[np.ndarray]:
+    """All pixels, int64 (n, channels) at a time."""
+    if images.on_disk:
+        for position in range(len(images)):
+            yield images.picture(position).reshape(-1, images.channels).astype(np.int64)
+        return
+    for start in range(0, len(images), 1024):
+        some = images.take(np.arange(start, min(start + 1024, len(images)))).numpy()
+        yield some.transpose(0, 2, 3, 1).reshape(-1, images.channels).astype(np.int64)
 
 
 def resolved_render(config: RunConfig, source: Source) -> str:
@@ -225,10 +259,11 @@ def plugin_digest(plugin: Any) -> str:
     return sha256_hex("\0".join(texts).encode())
 
 
-def _refuse_leak(config: RunConfig, dataset: Dataset, leak: Leak | None) -> None:
-    """A leak is refused unless the protocol is one that names it, or the user asks for it."""
+def _known_leak(config: RunConfig, dataset: Dataset, source: Source, split: Split) -> Leak | None:
+    """What the parts share; refused unless the protocol is known to, or the user asks for it."""
+    leak = group_leak(source, split)
     if leak is None or not leak.leaks or config.protocol in dataset.leaky or config.allow_leak:
-        return
+        return leak
     raise VerificationError(
         f"Protocol '{config.protocol}' of {config.dataset_name} leaks: {leak.sentence()}. "
         "Expected parts that share no group. Split by group, or set allow_leak=true to run all the "
@@ -294,6 +329,7 @@ def _key_parts(
         **{f"{kind}_digest": plugin_digest(plugin) for kind, plugin in plugins.items()},
         "weights_digest": factory.weights_digest,
         "precision": resolved_precision(config),
+        "render": resolved_render(config, source),
         "device": device_kind(config.machine),
         "machine": platform.machine(),
         "num_devices": config.machine.devices,

@@ -226,8 +226,10 @@ def render_audit(facts: Facts) -> str:
         if count
     ]
     lines += [f"left out: {name}: {reason}" for name, reason in facts["left_out"].items()]
+    leaking = (facts["leak"] or {}).get("classes", {})
     rows = [
         {"class": name, **{part: counts[i] for part, counts in facts["counts"].items()}}
+        | ({"test in training": "{} of {}".format(*leaking[name])} if leaking else {})
         for i, name in enumerate(facts["class_names"])
     ]
     rows.append({"class": "images", **{p: sum(c) for p, c in facts["counts"].items()}})

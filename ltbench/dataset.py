@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ltbench.errors import UsageError
 from ltbench.registry import DATASETS, PluginInfo
 
 if TYPE_CHECKING:
@@ -225,14 +224,14 @@ class Dataset(ABC):
         return protocol
 
     def fetch(self, request: FetchRequest) -> None:
-        """Download the files.
+        """Download the files; nothing to do where pictures come with a package or from the user.
 
         Raises:
-            UsageError: there is nothing to download.
+            UsageError: the licence was not accepted.
             DataMissingError: the download failed, or needs a login; the message says what to do.
             VerificationError: a file is not what it should be.
         """
-        raise UsageError(f"{self.info.name} has no download: {self.info.source}.")
+        request.say(f"{self.info.name} needs no download: {self.info.source}.")
 
     def prepare(self, request: PrepareRequest) -> None:
         """Decode the files once; nothing to do where pictures come decoded."""

@@ -59,6 +59,8 @@ SETTING_FLAGS: dict[str, str] = {
     "device": "machine.device",
     "devices": "machine.devices",
     "threads": "machine.threads",
+    "workers": "machine.workers",
+    "skip_broken": "dataset.skip_broken",
 }
 
 
@@ -81,6 +83,13 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--device", help="auto, cpu or cuda."),
         click.option("--devices", type=int, help="Devices of one run (DDP)."),
         click.option("--threads", type=int, help="CPU threads; part of the key."),
+        click.option("--workers", type=int, help="Processes that make views on the CPU."),
+        click.option(
+            "--skip-broken",
+            is_flag=True,
+            default=None,
+            help="Leave out, and record, pictures that cannot be read.",
+        ),
         click.option("--data-root", type=path, help="Where the data lie."),
         results_option,
         plugin_option,

@@ -109,7 +109,7 @@ def _machine(trainer: Trainer, cell: Cell) -> dict[str, Any]:
 
 def _input(cell: Cell) -> dict[str, Any]:
     """What the trained method needs to be told again, to predict for other pictures."""
-    mean, std = cell.input_statistics()
+    mean, std = cell.input_statistics
     task = cell.task()
     return {
         "shape": list(task.input_shape),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ltbench import claims, provenance, seen, stage_reuse
-from ltbench.cell import Cell, prepare
+from ltbench.cell import Cell, Sources, prepare
 from ltbench.config import Request, RunConfig, asked, changes, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
 from ltbench.errors import InterruptedRunError, RunFailedError
@@ -51,6 +51,7 @@ class Place:
         stop_signal: asked after each step; a signal's number saves and stops the run. By default
             SIGTERM and SIGINT are caught.
         command: the command that repeats the run, stored in its record.
+        sources: keeps the data of one cell for the next.
     """
 
     results: Path
@@ -62,6 +63,7 @@ class Place:
     on_wait: Callable[[str], None] | None = None
     stop_signal: Callable[[], int | None] | None = None
     command: str = ""
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,13 @@ def run(request: Request, place: Place) -> Outcome:
     """Run one cell, or say that it is done already."""
     config = resolve(request)
     settle(config)
-    cell = prepare(config, results=place.results, data_root=place.data_root, asked=asked(request))
+    cell = prepare(
+        config,
+        results=place.results,
+        data_root=place.data_root,
+        asked=asked(request),
+        sources=place.sources,
+    )
     folder = folder_of(cell, place.results)
     if folder.is_done():
         return Outcome(folder, folder.record(), "already done")
@@ -115,7 +123,13 @@ def check(request: Request, seeds: Sequence[int], place: Place) -> None:
     for seed in seeds:
         one = replace(request, settings={**request.settings, "seed": seed})
         config = resolve(one)
-        prepare(config, results=place.results, data_root=place.data_root, asked=asked(one))
+        prepare(
+            config,
+            results=place.results,
+            data_root=place.data_root,
+            asked=asked(one),
+            sources=place.sources,
+        )
         if config.init_from is None:
             return
 
@@ -247,11 +261,13 @@ def _trainer(
         folder.write_config(cell.config.model_dump(mode="json"))
         folder.truncate_epochs(resume["num_rows"] if resume else 0)
 
+    tell = place.on_epoch  # and not `place`, which leads to the test's pictures
+
     def on_epoch(row: Mapping[str, Any]) -> None:
         still_mine()
         folder.append_epoch(row)
-        if place.on_epoch is not None:
-            place.on_epoch(row)
+        if tell is not None:
+            tell(row)
 
     method = build_method(cell, fabric)
     fabric.to_device(method)
@@ -259,11 +275,6 @@ def _trainer(
     feedback = validation if cell.config.feedback_split == "validation" else None
     if cell.feedback is not None and cell.config.feedback_split == "inner":
         feedback = renderer(cell.feedback)
-    workers = resolved_workers(cell.config.machine)
-    making = partial(make_pictures, cell.render, fabric.device, workers)
-    training = TrainingSet(
-        renderer(cell.training, make_pictures=making), cell.config.eval_batch_size
-    )
     around = Surroundings(
         folder.path / CHECKPOINT,
         on_epoch,
@@ -271,12 +282,20 @@ def _trainer(
         still_mine,
         before_stage=StageKeeper.of(cell, folder, place.results).keep,
     )
+    training = _training_set(cell, fabric, renderer)
     return Trainer(fabric, method, training, validation, feedback, cell.config, around), resume
+
+
+def _training_set(cell: Cell, fabric: Fabric, renderer: Callable[..., Renderer]) -> TrainingSet:
+    """The training part; its views alone are worth processes of their own."""
+    workers = resolved_workers(cell.config.machine)
+    making = partial(make_pictures, cell.render, fabric.device, workers)
+    return TrainingSet(renderer(cell.training, make_pictures=making), cell.config.eval_batch_size)
 
 
 def _renderer(cell: Cell, fabric: Fabric) -> Callable[..., Renderer]:
     """Makes the pictures of one part, on the run's device or for it."""
-    mean, std = cell.input_statistics()
+    mean, std = cell.input_statistics
     return partial(
         Renderer,
         views=cell.views(),

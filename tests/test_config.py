@@ -347,6 +347,8 @@ OTHER_VALUES: dict[str, Any] = {
     "mix.name": "mixup",
     "reweight.name": "inverse",
     "schedule.gamma": 0.5,
+    "render": "host",
+    "machine.workers": 2,
     "views.classify": [],
     "views.contrast": [],
     "views.strong": [],

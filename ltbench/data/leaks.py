@@ -70,8 +70,8 @@ class Leak:
             found, where = self.test_in_train_and_val, "validation"
         percent = 100 * found.images / found.of if found.of else 0.0
         return (
-            f"{found.images} of {found.of} test images ({percent:.1f} %) share a {self.noun} with the "
-            f"{where} part"
+            f"{found.images} of {found.of} test images ({percent:.1f} %) share a {self.noun} with "
+            f"the {where} part"
         )
 
 

@@ -253,7 +253,7 @@ def test_normalisation_takes_the_training_part_alone(tmp_path):
     """Mean and std of `normalise: dataset`, against numpy on the pixels."""
     cell = prepare(resolve(tiny_request("ce")), results=tmp_path, data_root=None)
     pixels = cell.source.images.take(cell.split.train).numpy() / 255
-    mean, std = cell.input_statistics()
+    mean, std = cell.input_statistics
     assert mean == pytest.approx((pixels.mean(),))
     assert std == pytest.approx((pixels.std(),))
 

@@ -275,6 +275,12 @@ def test_names_by_folder(paths, names):
     assert names_by_folder(table_of(*paths)) == names
 
 
+def test_names_come_from_training_images():
+    table = table_of("t/n0/1.jpg", "v/flat/2.jpg", "t/n1/1.jpg", "t/n1/2.jpg")
+    partition = np.array(["train", "test", "train", "train"])
+    assert names_by_folder(replace(table, partition=partition)) == ("n0", "n1")
+
+
 @pytest.mark.parametrize("plugin", SETS)
 def test_one_epoch(plugin, small, bench, one_epoch):
     root = small(plugin)

@@ -62,9 +62,9 @@ def small_arrays(plugin, size=28, counts=SMALL):
     release, rng = plugin.release, np.random.default_rng(size)
     shape = (size, size, 3) if release.channels == 3 else (size, size)
     arrays = {}
-    for part, count in counts.items():
+    for i, (part, count) in enumerate(counts.items()):
         arrays[f"{part}_images"] = rng.integers(0, 256, (count, *shape)).astype(np.uint8)
-        labels = np.arange(count) % len(release.class_names)
+        labels = np.arange(i, i + count) % len(release.class_names)
         arrays[f"{part}_labels"] = labels.astype(np.uint8)[:, None]
     return arrays
 

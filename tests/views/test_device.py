@@ -1,6 +1,7 @@
 """Views of pictures of different sizes, in batches on a device; here the CPU."""
 
 import sys
+from contextlib import nullcontext
 from itertools import permutations
 from pathlib import Path
 
@@ -379,6 +380,17 @@ def test_no_operation_waits_for_the_device(budget):
     with no_host_sync():
         made = rendered(pictures, [1, 6], [*recipes])
     assert all(torch.isfinite(pixels).all() for pixels in made)
+
+
+@pytest.mark.parametrize("budget", [None, 0, int(BYTES[5])])
+def test_nothing_is_computed_from_pixels_on_the_host(budget, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta device
+    images, meta = lesions(kept=[24]), torch.device("meta")
+    recipes = EVERY_VIEW | {"eval": MIDDLE}
+    # Tensors without data: what would need a value, or mixes devices, fails.
+    pictures = DevicePictures(images, views_of(recipes), seed=5, device=meta, budget_bytes=budget)
+    made = rendered(pictures, [1, 6], [*recipes])
+    assert [(x.device.type, x.shape[2]) for x in made] == [("meta", n) for n in (32, 24, 96, 28)]
 
 
 def test_free_memory_is_a_share_of_a_cuda_devices(monkeypatch):
