@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from ltbench.errors import DataMissingError, RunFailedError, UsageError, VerificationError
-from ltbench.stored_predictions import predictions_digest
 from ltbench.predictions import Predictions
 from ltbench.results import (
     SCHEMA_VERSION,
@@ -22,6 +21,7 @@ from ltbench.results import (
     read_records,
     run_folders,
 )
+from ltbench.stored_predictions import predictions_digest
 
 
 @pytest.fixture

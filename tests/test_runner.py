@@ -29,8 +29,8 @@ from ltbench.metrics import evaluate
 from ltbench.models import state_digest
 from ltbench.registry import add_plugins
 from ltbench.results import BEST_WEIGHTS, run_folders
-from ltbench.stored_predictions import predictions_digest
 from ltbench.runner import LAST_WEIGHTS, Place, build_method, folder_of
+from ltbench.stored_predictions import predictions_digest
 from ltbench.testing import tiny_run
 from ltbench.testing.processes import command
 from ltbench.testing.tiny import TOY_BLOBS, tiny_request

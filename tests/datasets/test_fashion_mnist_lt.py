@@ -8,9 +8,8 @@ import pytest
 import torchvision.datasets
 from pydantic import ValidationError
 
-from ltbench.dataset import DATASETS
 from ltbench.data.places import data_home
-from ltbench.dataset import FetchRequest
+from ltbench.dataset import DATASETS, FetchRequest
 from ltbench.datasets import fashion_mnist_lt
 from ltbench.datasets.fashion_mnist_lt import MD5, FashionMnistLT, parse_idx
 from ltbench.errors import DataMissingError, VerificationError

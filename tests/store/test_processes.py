@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -165,6 +166,27 @@ def test_the_second_waits_and_says_so(tmp_path, caplog):
     process.join()
     assert "Another process is preparing the same pictures" in caplog.text
     assert not lock.exists()
+
+
+def locked(path):
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def test_a_lock_file_that_was_removed_meanwhile_counts_for_nothing(tmp_path):
+    lock = tmp_path / ".lock"
+    ours, theirs = FORK.Pipe()
+    with locked(lock) as first:
+        process = FORK.Process(target=hold, args=(lock, 0, theirs))
+        process.start()
+        time.sleep(0.1)
+        lock.unlink()
+        with locked(lock):
+            first.close()
+            assert not ours.poll(0.3)
+        assert ours.poll(10)
+    process.join()
 
 
 def test_a_lock_goes_with_its_process(tmp_path):

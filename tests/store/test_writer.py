@@ -144,21 +144,23 @@ def test_a_store_that_was_put_aside_comes_back(make_files, out, writes):
     ids, files = make_files(6)
     write_store(out, ids, files, SETTINGS)
     out.rename(out.with_name("mine.replaced"))
-    writes.limit = 0
+    writes.chunks, writes.limit = [], 0
     assert len(write_store(out, ids, files, SETTINGS).ids) == 6
 
 
 def test_an_interrupted_preparation_goes_on(make_files, out, tmp_path, writes):
     ids, files = make_files(11)
     whole = contents(write_store(tmp_path / "whole", ids, files, SETTINGS).folder)
-    writes.interrupted(2, out, ids, files, SETTINGS)
+    writes.interrupted(1, out, ids, files, SETTINGS)
     with pytest.raises(DataMissingError, match="no finished store"):
         Store.open(out)
     journal = out.with_name("mine.partial") / "journal"
-    with journal.open("ab") as file:
-        file.write(b'12345678 {"chunk":3,"rec')
+    for _ in range(2):
+        with journal.open("ab") as file:
+            file.write(b'12345678 {"chunk":3,"rec')
+        writes.interrupted(1, out, ids, files, SETTINGS)
     write_store(out, ids, files, SETTINGS)
-    assert writes.chunks == [2, 3]
+    assert writes.chunks == [3]
     assert contents(out) == whole
     assert left_beside(out) == []
 
@@ -353,6 +355,14 @@ def test_a_full_disk_keeps_what_was_journaled(make_files, out, tmp_path, writes)
     write_store(out, ids, files, SETTINGS)
     assert 0 < len(writes.chunks) < 4
     assert contents(out) == whole
+
+
+def test_short_writes_are_completed(make_files, out, tmp_path, monkeypatch):
+    ids, files = make_files(3)
+    whole = contents(write_store(tmp_path / "whole", ids, files, SETTINGS).folder)
+    at_once = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: at_once(file, data[:700], at))
+    assert contents(write_store(out, ids, files, SETTINGS).folder) == whole
 
 
 def test_only_stores_are_replaced(make_files, out):
