@@ -65,7 +65,7 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(drawn=16, copies=16, parts=4, usual=32, rounds=12, jobs=24)
-QUICK = Effort(drawn=4, copies=16, parts=1, usual=4, rounds=2, jobs=3)
+QUICK = Effort(drawn=4, copies=2, parts=1, usual=4, rounds=2, jobs=3)
 Turn = Callable[[int], int]
 """Does a part of the work; returns the number of pairs."""
 

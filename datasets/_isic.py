@@ -46,7 +46,7 @@ __all__ = [
     "with_test_part",
 ]
 
-ImageFiles = Mapping[str, Path] | Callable[[str], Path]
+ImageFiles = Mapping[str, Path] | Callable[[str], Path | None]
 """Where the picture of an image name lies. A name that a mapping lacks is looked for, later, as
 <name>.jpg beside the tables."""
 

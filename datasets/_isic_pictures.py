@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ltbench.data.dropping import as_many_dropped, without_shared_groups
 from ltbench.data.protocols import grouped, k_fold, listed, official, random_per_class
@@ -23,12 +23,13 @@ from ltbench.datasets._isic import (
     refuse_changed_ecl_lists,
     with_test_part,
 )
+from ltbench.datasets._own import FoldsConfig
 from ltbench.errors import DataMissingError, UsageError, VerificationError
 from ltbench.fetch.download import fetch
 from ltbench.fetch.manifest import RemoteFile
 from ltbench.intake.image_files import ImageFinder, find_images
 from ltbench.intake.table import ImageTable
-from ltbench.store.dataset import StoredConfig, StoredDataset
+from ltbench.store.dataset import StoredDataset
 
 MIRRORS = (
     "https://isic-archive.s3.amazonaws.com/challenges",
@@ -60,11 +61,9 @@ class Manifest(BaseModel):
     counts: dict[str, int]
 
 
-class IsicConfig(StoredConfig):
+class IsicConfig(FoldsConfig):
     """Settings of an ISIC data set."""
 
-    num_folds: int = Field(default=5, ge=3, le=100, description="protocol kfold: folds in all")
-    fold: int = Field(default=0, ge=0, description="protocol kfold: the fold that is tested on")
     paper_lists: Path | None = place_field(
         None, description="folder of the lists ECL's authors released; default: as fetched"
     )
@@ -204,7 +203,7 @@ class IsicPictures(StoredDataset):
         if file is None:
             return self.known
         try:
-            return TypeAdapter(Manifest).validate_python(yaml.safe_load(file.read_text("utf-8")))
+            return Manifest.model_validate(yaml.safe_load(file.read_text("utf-8")))
         except (OSError, yaml.YAMLError, ValidationError) as error:
             raise UsageError(
                 f"dataset.manifest: {file} is no manifest of files and counts: {error}"
@@ -231,7 +230,9 @@ def paper_lists(dataset: str) -> tuple[RemoteFile, ...]:
     )
 
 
-def archive(name: str, year: int, about_bytes: int, num_pictures: int, **more: Any) -> RemoteFile:
+def archive(
+    name: str, year: int, about_bytes: int, num_pictures: int, *, optional: bool = False
+) -> RemoteFile:
     """A zip of pictures, which unpacks to the folder of its name."""
     return RemoteFile(
         name=f"{name}.zip",
@@ -239,5 +240,5 @@ def archive(name: str, year: int, about_bytes: int, num_pictures: int, **more: A
         about_bytes=about_bytes,
         unpacks_to=name,
         num_files={".jpg": num_pictures},
-        **more,
+        optional=optional,
     )

@@ -20,14 +20,14 @@ _TEST_TRUTH = "ISIC2018_Task3_Test_GroundTruth"
 _LESIONS = "ISIC2018_Task3_Training_LesionGroupings.csv"
 
 
-def _table(name: str, **more: bool) -> RemoteFile:
+def _table(name: str, *, optional: bool = False) -> RemoteFile:
     return RemoteFile(
         name=f"{name}.zip",
         urls=mirrored(f"{name}.zip", 2018),
         about_bytes=100_000,
         unpacks_to=name,
         num_files={".csv": 1},
-        **more,
+        optional=optional,
     )
 
 

@@ -1,11 +1,31 @@
 """ltbench: a benchmark suite for long-tailed image classification.
 
-`ltbench.run`, `ltbench.ablate`, `ltbench.table`, `ltbench.describe`, `ltbench.list_methods` and
-`ltbench.list_datasets` are the Python twins of the commands.
+`ltbench.run`, `ltbench.ablate`, `ltbench.table`, `ltbench.audit`, `ltbench.external_test`,
+`ltbench.describe`, `ltbench.list_methods` and `ltbench.list_datasets` are the Python twins of the
+commands.
 """
 
-from ltbench.api import ablate, describe, list_datasets, list_methods, run, table
+from ltbench.api import (
+    ablate,
+    audit,
+    describe,
+    external_test,
+    list_datasets,
+    list_methods,
+    run,
+    table,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "ablate", "describe", "list_datasets", "list_methods", "run", "table"]
+__all__ = [
+    "__version__",
+    "ablate",
+    "audit",
+    "describe",
+    "external_test",
+    "list_datasets",
+    "list_methods",
+    "run",
+    "table",
+]

@@ -15,6 +15,7 @@ from ltbench.registry import DATASETS, METHODS, Registry, add_plugins
 if TYPE_CHECKING:
     from ltbench.ablation import Ablation
     from ltbench.config import Request
+    from ltbench.external import External
     from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
 
@@ -209,6 +210,54 @@ def table(
         )
     tables = comparison(records)
     return write_tables(tables, table_format), notes
+
+
+def audit(
+    target: str,
+    *,
+    protocol: str | None = None,
+    split_seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    data_root: Path | None = None,
+) -> dict[str, Any]:
+    """Compare the parts of a split with each other; `bench.py data audit --json` as a dict.
+
+    Args:
+        target: a data set's name, or the path of a folder or table.
+        settings: by dotted name, such as {"dataset.label_column": "dx"}.
+    """
+    from ltbench.data_work import audit_data, open_dataset
+
+    facts, _ = audit_data(open_dataset(target, settings, data_root), protocol, split_seed)
+    return facts
+
+
+def external_test(
+    run_name: str,
+    dataset: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    protocol: str | None = None,
+    label_map: Path | None = None,
+    data_root: Path | None = None,
+    results: Path = DEFAULT_RESULTS,
+) -> External:
+    """Test a finished run on data it has never seen; see `ltbench.external`.
+
+    Args:
+        run_name: folder, `<key>/seed-<n>`, or the beginning of a key.
+        protocol: test on this protocol's test part alone; None for every image.
+    """
+    from ltbench import external
+    from ltbench.data_work import open_dataset
+
+    return external.external_test(
+        run_name,
+        open_dataset(dataset, settings, data_root),
+        results=results,
+        protocol=protocol,
+        map_file=label_map,
+    )
 
 
 def write_tables(tables: Sequence[Table], table_format: Literal["md", "csv"]) -> str:

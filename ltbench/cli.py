@@ -270,15 +270,17 @@ def test_command(
 ) -> None:
     """Test a finished run on data it has never seen; kept apart from its own record."""
     from ltbench import external
-    from ltbench.data_work import open_dataset
+    from ltbench.settings import parse_assignments
 
     add_plugins(plugins)
-    found = external.external_test(
+    found = api.external_test(
         run_name,
-        open_dataset(dataset, assignments, data_root),
-        results=results,
+        dataset,
+        settings=parse_assignments(assignments),
         protocol=protocol,
-        map_file=label_map,
+        label_map=label_map,
+        data_root=data_root,
+        results=results,
     )
     click.echo(json.dumps(found.record, indent=2) if as_json else external.render(found))
 

@@ -42,9 +42,10 @@ def _opened(
     target: str, assignments: tuple[str, ...], data_root: Path | None, plugins: tuple[Path, ...]
 ) -> Any:
     from ltbench.data_work import open_dataset
+    from ltbench.settings import parse_assignments
 
     add_plugins(plugins)
-    return open_dataset(target, assignments, data_root)
+    return open_dataset(target, parse_assignments(assignments), data_root)
 
 
 @click.group(cls=Commands)

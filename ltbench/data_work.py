@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ltbench.data.lists import stored_split
 from ltbench.dataset import Dataset, FetchRequest, PrepareRequest, Source, Split
 from ltbench.errors import DataMissingError, UsageError
 from ltbench.registry import DATASETS, OWN_DATA, suggest
-from ltbench.settings import nested, parse_assignments
+from ltbench.settings import nested
 from ltbench.store.dataset import StoredDataset
 
 Facts = dict[str, Any]
@@ -39,17 +39,20 @@ class Subject:
 
 
 def open_dataset(
-    target: str, assignments: Sequence[str] = (), data_root: Path | None = None
+    target: str, settings: Mapping[str, Any] | None = None, data_root: Path | None = None
 ) -> Dataset:
     """The data set of a name, or the one that reads what lies at a path.
+
+    Args:
+        settings: by dotted name, such as dataset.csv.
 
     Raises:
         UsageError: neither; or settings that the data set does not know.
     """
-    settings = nested(parse_assignments(assignments))
+    layers = nested(settings or {})
     if target in DATASETS:
         plugin = DATASETS[target]
-        return _made(plugin, settings, data_root)
+        return _made(plugin, layers, data_root)
     path = Path(target)
     if not path.exists():
         raise UsageError(
@@ -62,7 +65,7 @@ def open_dataset(
         plugin = DATASETS[name]
         found = plugin.opens(path)
         if found is not None:
-            merged = {**settings, "dataset": {**dict(found), **settings.get("dataset", {})}}
+            merged = {**layers, "dataset": {**dict(found), **layers.get("dataset", {})}}
             return _made(plugin, merged, data_root or (path if path.is_dir() else path.parent))
     raise UsageError(
         f"No data set reads {path}. Expected a folder of pictures or a table of them; see "
