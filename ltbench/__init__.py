@@ -1,13 +1,13 @@
 """ltbench: a benchmark suite for long-tailed image classification.
 
-`ltbench.run`, `ltbench.ablate`, `ltbench.table`, `ltbench.audit`, `ltbench.external_test`,
+`ltbench.run`, `ltbench.ablate`, `ltbench.table`, `ltbench.audit_data`, `ltbench.external_test`,
 `ltbench.describe`, `ltbench.list_methods` and `ltbench.list_datasets` are the Python twins of the
 commands.
 """
 
 from ltbench.api import (
     ablate,
-    audit,
+    audit_data,
     describe,
     external_test,
     list_datasets,
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "ablate",
-    "audit",
+    "audit_data",
     "describe",
     "external_test",
     "list_datasets",

@@ -212,7 +212,7 @@ def table(
     return write_tables(tables, table_format), notes
 
 
-def audit(
+def audit_data(
     target: str,
     *,
     protocol: str | None = None,
@@ -226,9 +226,10 @@ def audit(
         target: a data set's name, or the path of a folder or table.
         settings: by dotted name, such as {"dataset.label_column": "dx"}.
     """
-    from ltbench.data_work import audit_data, open_dataset
+    from ltbench import data_work
 
-    facts, _ = audit_data(open_dataset(target, settings, data_root), protocol, split_seed)
+    dataset = data_work.open_dataset(target, settings, data_root)
+    facts, _ = data_work.audit_data(dataset, protocol, split_seed)
     return facts
 
 
