@@ -156,9 +156,9 @@ def _filled(
     done, num_done = set[int](), 0
 
     def add(chunk: Chunk, written: Written) -> None:
+        nonlocal num_done
         records[chunk.first : chunk.first + len(chunk.files)] = written.records
         faults.update(written.faults)
-        nonlocal num_done
         done.add(chunk.number)
         num_done += len(chunk.files)
         order.on_progress(num_done, len(plan))

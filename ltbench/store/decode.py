@@ -263,4 +263,4 @@ def _pillow_pixels(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
 def _pillow_reason(error: BaseException) -> str:
     if "truncated" in str(error).lower():
         return f"truncated ({error})"
-    return f"damaged ({error or type(error).__name__})"
+    return f"damaged ({str(error) or type(error).__name__})"

@@ -38,6 +38,10 @@ class HostPictures:
     Args:
         workers: processes; 0 makes the views here, when a result is called for.
 
+    Attributes:
+        depth: jobs that may be submitted before the first result is called for; 0 without workers,
+            where any number may, and nothing is gained.
+
     Raises:
         UsageError: a picture is too small for a view.
     """

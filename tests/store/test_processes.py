@@ -105,7 +105,7 @@ def test_killed_again_and_again(make_files, tmp_path):
         process.start()
         time.sleep(rng.uniform(0.02, 0.08))
         process.kill()
-        process.join()
+        process.join(30)
         assert process.exitcode in (0, -signal.SIGKILL)
         num_kills += process.exitcode != 0
         if process.exitcode == 0:
@@ -163,7 +163,7 @@ def test_the_second_waits_and_says_so(tmp_path, caplog):
     start = time.perf_counter()
     with caplog.at_level(logging.WARNING), alone(lock):
         assert time.perf_counter() - start > 0.2
-    process.join()
+    process.join(30)
     assert "Another process is preparing the same pictures" in caplog.text
     assert not lock.exists()
 
@@ -183,10 +183,10 @@ def test_a_lock_file_that_was_removed_meanwhile_counts_for_nothing(tmp_path):
         time.sleep(0.1)
         lock.unlink()
         with locked(lock):
-            first.close()
+            fcntl.flock(first, fcntl.LOCK_UN)  # the child has this file open too
             assert not ours.poll(0.3)
         assert ours.poll(10)
-    process.join()
+    process.join(30)
 
 
 def test_a_lock_goes_with_its_process(tmp_path):
@@ -196,7 +196,7 @@ def test_a_lock_goes_with_its_process(tmp_path):
     process.start()
     assert ours.recv() == "held"
     process.kill()
-    process.join()
+    process.join(30)
     with alone(lock):
         pass
 
@@ -246,7 +246,7 @@ def test_workers_end_with_the_process_that_was_killed():
     pids = ours.recv()
     assert len(set(pids)) == 2
     process.kill()
-    process.join()
+    process.join(30)
     until = time.monotonic() + 10
     while time.monotonic() < until and any(map(lives, pids)):
         time.sleep(0.02)

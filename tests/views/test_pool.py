@@ -262,12 +262,29 @@ if "stay" in sys.argv:
 """
 
 
+@pytest.fixture
+def start_script():
+    """Starts a script; none outlives a test that fails."""
+    started = []
+
+    def start(file, *arguments):
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [sys.executable, str(file), *arguments]
+        started.append(subprocess.Popen(command, start_new_session=True, **streams))
+        return started[-1]
+
+    yield start
+    for script in started:
+        script.kill()
+        script.wait()
+
+
 @pytest.mark.slow
-def test_a_script_leaves_nothing_behind_however_it_ends(tmp_path):
+def test_a_script_leaves_nothing_behind_however_it_ends(tmp_path, start_script):
     """It has no `if __name__ == "__main__"`, and is interrupted as by Ctrl-C: the whole group."""
     file = tmp_path / "script.py"
     file.write_text(SCRIPT, encoding="utf-8")
-    shared = set(os.listdir("/dev/shm"))
+    shared = shared_memory()
     leaves, stays = (start_script(file, *arguments) for arguments in ([], ["stay"]))
     workers = [int(script.stdout.readline().split()[1]) for script in (leaves, stays)]
     os.killpg(leaves.pid, signal.SIGINT)  # while its worker is starting
@@ -279,21 +296,16 @@ def test_a_script_leaves_nothing_behind_however_it_ends(tmp_path):
     stays.kill()
     for script in (leaves, stays):
         assert script.communicate(timeout=20)[1] == ""
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert shared_memory() <= shared
     deadline = time.monotonic() + 5
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(is_running, workers))
 
 
-def start_script(file, *arguments):
-    return subprocess.Popen(
-        [sys.executable, str(file), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def shared_memory():
+    """Names under which memory is shared; semaphores are of other programs."""
+    return {file.name for file in Path("/dev/shm").iterdir() if not file.name.startswith("sem.")}
 
 
 def is_running(pid):
