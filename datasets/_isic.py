@@ -37,6 +37,7 @@ __all__ = [
     "ECL_SHA256",
     "ECL_URL",
     "ImageFiles",
+    "ecl_digests",
     "isic2018_test",
     "isic2018_training",
     "isic2019_test",
@@ -262,14 +263,24 @@ def refuse_changed_ecl_lists(folder: Path, dataset: str) -> None:
         DataMissingError: a list is not here.
         VerificationError: a list is another one.
     """
-    for path in _ecl_files(folder, dataset).values():
-        content = path.read_bytes().replace(b"\r\n", b"\n")
-        found = hashlib.sha256(content).hexdigest()
-        if found != ECL_SHA256[path.name]:
+    for name, found in ecl_digests(folder, dataset).items():
+        if found != ECL_SHA256[name]:
             raise VerificationError(
-                f"{path} is not the list that was released: expected SHA-256 "
-                f"{ECL_SHA256[path.name]}, found {found}. Get it anew from {ECL_URL}/{dataset}."
+                f"{folder / name} is not the list that was released: expected SHA-256 "
+                f"{ECL_SHA256[name]}, found {found}. Get it anew from {ECL_URL}/{dataset}."
             )
+
+
+def ecl_digests(folder: Path, dataset: str) -> dict[str, str]:
+    """SHA-256 (hex) of each list by its file's name, with line ends as LF.
+
+    Raises:
+        DataMissingError: a list is not here.
+    """
+    return {
+        path.name: hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+        for path in _ecl_files(folder, dataset).values()
+    }
 
 
 def _training(

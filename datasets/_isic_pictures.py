@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import yaml
@@ -19,6 +19,7 @@ from ltbench.dataset import FetchRequest, PrepareRequest, Source, Split, place_f
 from ltbench.datasets._isic import (
     ECL_SHA256,
     ECL_URL,
+    ecl_digests,
     read_ecl_lists,
     refuse_changed_ecl_lists,
     with_test_part,
@@ -117,6 +118,13 @@ class IsicPictures(StoredDataset):
         plain = {"group": grouped, "random": random_per_class, "official": official}
         return plain[protocol](source, seed)
 
+    def split_settings(self, protocol: str) -> dict[str, Any]:
+        """For the paper's protocols with the digests of the lists, wherever they lie."""
+        settings = super().split_settings(protocol)
+        if protocol.startswith("paper"):
+            settings["lists"] = ecl_digests(self._lists_folder, self.dataset)
+        return settings
+
     def fetch(self, request: FetchRequest) -> None:
         """Download tables, pictures and the authors' lists; check counts and labels."""
         manifest = self._manifest()
@@ -176,24 +184,34 @@ class IsicPictures(StoredDataset):
         return with_test_part(self._training, self.test())
 
     def _paper(self, source: Source, protocol: str, seed: int) -> Split:
-        folder = self.config.paper_lists or self.root / LISTS_FOLDER
-        try:
-            rows = read_ecl_lists(folder, self.dataset)
-        except DataMissingError as error:
-            raise DataMissingError(
-                f"{error} Or run: {self.command('fetch')} --accept-licence, or name their folder "
-                "with --set dataset.paper_lists=DIR."
-            ) from error
-        paper = listed(source, rows)
-        paper = replace(paper, notes={**paper.notes, "lists": self._whose(folder)})
+        rows = read_ecl_lists(self._lists_folder, self.dataset)
+        left_out = source.notes.get("left_out", {})
+        kept = {
+            part: [row for row in found if row[0] not in left_out] for part, found in rows.items()
+        }
+        paper = listed(source, kept)
+        paper = replace(paper, notes={**paper.notes, "lists": self._whose()})
         if protocol == "paper":
             return paper
         clean = without_shared_groups(source, paper)
         return clean if protocol == "paper_clean" else as_many_dropped(source, paper, clean, seed)
 
-    def _whose(self, folder: Path) -> str:
+    @property
+    def _lists_folder(self) -> Path:
+        """Where the authors' lists are, or should be."""
+        folder: Path = self.config.paper_lists or self.root / LISTS_FOLDER
         try:
-            refuse_changed_ecl_lists(folder, self.dataset)
+            ecl_digests(folder, self.dataset)
+        except DataMissingError as error:
+            raise DataMissingError(
+                f"{error} Or run: {self.command('fetch')} --accept-licence, or name their folder "
+                "with --set dataset.paper_lists=DIR."
+            ) from error
+        return folder
+
+    def _whose(self) -> str:
+        try:
+            refuse_changed_ecl_lists(self._lists_folder, self.dataset)
         except VerificationError:
             return "given by path; not the ones that ECL's authors released"
         return f"released by ECL's authors, {ECL_URL}"

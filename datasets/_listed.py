@@ -86,6 +86,10 @@ class ListedPictures(StoredDataset):
         notes = self._counted(table, files)
         return replace(table, class_names=names_by_folder(table), notes={**table.notes, **notes})
 
+    def _place(self) -> str:
+        # Other lists name other pictures of the folder, and have a store of their own.
+        return f"{super()._place()} {(self.config.lists or self.root / 'lists').resolve()}"
+
     def list_files(self) -> dict[str, Path]:
         """Where the lists lie, by part; `DataMissingError` if one does not."""
         folder = self.config.lists or self.root / "lists"

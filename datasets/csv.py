@@ -62,7 +62,11 @@ class Csv(OwnPictures):
             metadata=self.config.metadata,
         )
         table = table_from_csv(
-            file, image_root=self.root, columns=columns, delimiter=self.config.delimiter
+            file,
+            image_root=self.root,
+            columns=columns,
+            delimiter=self.config.delimiter,
+            for_training=self.for_training,
         )
         column = str(table.notes["columns"]["group"] or "").lower()
         nouns = [noun for noun in ("patient", "lesion") if noun in column]
@@ -75,9 +79,9 @@ class Csv(OwnPictures):
             return self.data_root
         return self.config.csv.parent if self.config.csv else Path()
 
-    def _place(self) -> Path:
+    def _place(self) -> str:
         # Two tables may name pictures of one folder, and each has a store of its own.
-        return (self.config.csv or self.root).resolve()
+        return f"{super()._place()} {(self.config.csv or self.root).resolve()}"
 
     @classmethod
     def opens(cls, path: Path) -> Mapping[str, Any] | None:

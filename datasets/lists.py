@@ -43,3 +43,8 @@ class Lists(OwnPictures):
         if absent:
             raise DataMissingError(f"Expected path lists at {', '.join(absent)}, found none.")
         return table_from_lists(lists, image_root=self.data_root)
+
+    def _place(self) -> str:
+        # Other lists name other pictures of the folder, and have a store of their own.
+        files = (self.config.train, self.config.val, self.config.test)
+        return " ".join([super()._place(), *(str(file and file.resolve()) for file in files)])

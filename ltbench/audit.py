@@ -35,6 +35,7 @@ class Overlap:
         parts: such as ("train", "test").
         num_images: images of the second part that have a match in the first.
         num_in_part: images of the second part.
+        num_beyond_groups: of `num_images`, those whose group is not in the first part.
         examples: (id in the first, id in the second), the first ten.
     """
 
@@ -42,6 +43,7 @@ class Overlap:
     parts: tuple[str, str]
     num_images: int
     num_in_part: int
+    num_beyond_groups: int
     examples: tuple[tuple[str, str], ...]
 
     def as_fact(self) -> dict[str, Any]:
@@ -51,6 +53,7 @@ class Overlap:
             "parts": list(self.parts),
             "num_images": self.num_images,
             "num_in_part": self.num_in_part,
+            "num_beyond_groups": self.num_beyond_groups,
             "examples": [list(pair) for pair in self.examples],
         }
 
@@ -84,6 +87,11 @@ class Audit:
     def is_clean(self) -> bool:
         """Whether no two parts share a name, group, file or picture."""
         return not self.overlaps
+
+    @property
+    def shares_groups_only(self) -> bool:
+        """Whether all that parts share are groups, and pictures of groups that they share."""
+        return not any(overlap.num_beyond_groups for overlap in self.overlaps)
 
 
 def audit(source: Source, split: Split, *, unread: str = "", perceptual: bool = True) -> Audit:
@@ -138,22 +146,26 @@ def overlaps(source: Source, split: Split, *, unread: bool = False) -> tuple[Ove
         overlap
         for kind, values in marks.items()
         for a, b in combinations(parts, 2)
-        if (overlap := _overlap(kind, source.ids, values, (a, b), parts)).num_images
+        if (overlap := _overlap(kind, source, values, (a, b), parts)).num_images
     )
 
 
 def _overlap(
     kind: str,
-    ids: np.ndarray,
+    source: Source,
     marks: np.ndarray,
     pair: tuple[str, str],
     parts: Mapping[str, np.ndarray],
 ) -> Overlap:
+    ids, groups = source.ids, source.groups
     first, second = parts[pair[0]], parts[pair[1]]
     shared = second[np.isin(marks[second], marks[first])]
     where = dict(zip(marks[first].tolist(), ids[first].tolist(), strict=True))
     examples = [(where[marks[at]], str(ids[at])) for at in shared[:_SHOWN].tolist()]
-    return Overlap(kind, pair, len(shared), len(second), tuple(examples))
+    beyond = len(shared)
+    if groups is not None:
+        beyond = int((~np.isin(groups[shared], groups[first])).sum())
+    return Overlap(kind, pair, len(shared), len(second), beyond, tuple(examples))
 
 
 def _within(images: Images, parts: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -176,7 +188,9 @@ def near_duplicates(source: Source, split: Split, *, near: int = NEAR) -> tuple[
         ids_a, ids_b = source.ids[parts[a]], source.ids[parts[b]]
         examples = [(str(ids_a[matches[at]]), str(ids_b[at])) for at in close[:_SHOWN].tolist()]
         if len(close):
-            found.append(Overlap("look", (a, b), len(close), len(parts[b]), tuple(examples)))
+            found.append(
+                Overlap("look", (a, b), len(close), len(parts[b]), len(close), tuple(examples))
+            )
     return tuple(found)
 
 

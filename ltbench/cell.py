@@ -15,7 +15,7 @@ from ltbench.composition import Composition, overrides
 from ltbench.config import RunConfig
 from ltbench.data.feed import Part, batches_per_epoch
 from ltbench.data.leaks import Leak, group_leak
-from ltbench.data.lists import stored_split
+from ltbench.data.lists import source_digest, stored_split
 from ltbench.data.longtail import carve
 from ltbench.dataset import Dataset, Images, Source, Split
 from ltbench.errors import UsageError, VerificationError
@@ -262,7 +262,7 @@ def plugin_digest(plugin: Any) -> str:
 def _known_leak(config: RunConfig, dataset: Dataset, source: Source, split: Split) -> Leak | None:
     """What the parts share; refused unless the protocol is known to, or the user asks for it."""
     leak = group_leak(source, split)
-    if leak is None or not leak.leaks or config.protocol in dataset.leaky or config.allow_leak:
+    if leak is None or not leak.shares or config.protocol in dataset.leaky or config.allow_leak:
         return leak
     raise VerificationError(
         f"Protocol '{config.protocol}' of {config.dataset_name} leaks: {leak.sentence()}. "
@@ -325,6 +325,7 @@ def _key_parts(
     return {
         "config": settings,
         "split_digest": split_digest,
+        "source_digest": source_digest(source),
         "image_digest": source.images.digest(),
         **{f"{kind}_digest": plugin_digest(plugin) for kind, plugin in plugins.items()},
         "weights_digest": factory.weights_digest,

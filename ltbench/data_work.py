@@ -174,8 +174,10 @@ def audit_data(
     A leak is in order under a protocol that names it.
     """
     found = subject(dataset, protocol, split_seed)
+    if isinstance(dataset, StoredDataset) and not found.unread:
+        dataset.verify()
     result = audit(found.source, found.split, unread=found.unread, perceptual=perceptual)
-    named = found.protocol in dataset.leaky
+    named = found.protocol in dataset.leaky and result.shares_groups_only
     facts = {
         "name": dataset.info.name,
         "protocol": found.protocol,
@@ -201,10 +203,12 @@ def audit_data(
 
 
 def _verdict(result: Audit, named: bool) -> str:
-    compared = "names and groups" if result.unread else "names, groups, files and pixels"
     if result.is_clean:
-        return f"clean: the parts share no {compared.replace(' and ', ' or ')}"
-    leak = "" if result.leak is None or not result.leak.leaks else f": {result.leak.sentence()}"
+        compared = ["names", *(["groups"] if result.leak is not None else [])]
+        compared += [] if result.unread else ["files", "pixels"]
+        known = "" if result.leak is not None else "; groups are not known"
+        return f"clean: the parts share no {', '.join(compared)}{known}"
+    leak = "" if result.leak is None or not result.leak.shares else f": {result.leak.sentence()}"
     if named:
         return f"leaks, as this protocol is known to{leak}"
     kinds = ", ".join(dict.fromkeys(overlap.kind for overlap in result.overlaps))

@@ -198,6 +198,10 @@ class Dataset(ABC):
 
     `protocols` maps each protocol's name to one line that says what it is; `leaky` names those that
     are known to share groups between training and test, and are kept to compare with.
+
+    Attributes:
+        for_training: False where nothing is to be trained: tables are then taken as they are, with
+            one class alone, or classes without a training image.
     """
 
     Config: ClassVar[type[DatasetConfig]] = DatasetConfig
@@ -206,6 +210,7 @@ class Dataset(ABC):
     default_protocol: ClassVar[str]
     default_recipe: ClassVar[str]
     leaky: ClassVar[frozenset[str]] = frozenset()
+    for_training: bool = True
 
     def __init__(self, config: Any, data_root: Path | None = None) -> None:
         self.config = config
@@ -218,6 +223,14 @@ class Dataset(ABC):
     @abstractmethod
     def split(self, source: Source, protocol: str, seed: int) -> Split:
         """Split by `protocol`, the same lists for the same seed on every machine and version."""
+
+    def split_settings(self, protocol: str) -> dict[str, Any]:
+        """Everything but images and seed that decides the split of a protocol, JSON-able.
+
+        Where a split is read from files, their digests belong here: lists are stored by it.
+        """
+        settings: dict[str, Any] = self.config.identity()
+        return settings
 
     def choose_protocol(self, protocol: str) -> str:
         """The protocol to use, for data sets where a name such as "auto" stands for another."""

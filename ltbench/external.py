@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from ltbench import evaluator, provenance
-from ltbench.cell import resolved_render
 from ltbench.data.feed import Part, Renderer
 from ltbench.data.lists import source_digest
 from ltbench.dataset import Dataset, Source
@@ -40,6 +39,11 @@ __all__ = ["External", "external_test", "render"]
 
 FOLDER = "external"
 _KEY_LENGTH = 16
+# What makes two tests of one run different ones.
+_IDENTITY = (
+    *("dataset", "protocol", "settings", "split_seed", "source_digest", "image_digest"),
+    "label_map",
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def external_test(
     """
     trained = load_trained(find_run(results, run))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset.for_training = False
     name = dataset.choose_protocol(protocol or dataset.default_protocol)
     # Before any picture is decoded, where tables say it.
     if isinstance(dataset, StoredDataset):
@@ -89,7 +94,9 @@ def external_test(
     part = replace(Part.of(source, kept), targets=targets, class_names=trained.class_names)
     shared = _shared(trained, source, kept)
     predictions = _predict(trained, source, part, device)
-    record = _record(trained, dataset, source, protocol, predictions, left_out, shared, names)
+    record = _record(
+        trained, dataset, source, protocol, split_seed, predictions, left_out, shared, names
+    )
     return _stored(trained, record, predictions)
 
 
@@ -131,17 +138,16 @@ def _shared(trained: Trained, source: Source, positions: np.ndarray) -> dict[str
     """How much of the images the run was trained or selected on: names, groups, pixels.
 
     Raises:
-        UsageError: names or pixels.
+        UsageError: pixels; names alone can be alike by chance, and are only said.
     """
     seen = read_seen(trained.folder.path / SEEN)
     shared = seen.shared_with(seen_in(source, positions))
-    for kind in ("ids", "pixels"):
-        if shared[kind]:
-            raise UsageError(
-                f"{shared[kind]} of {len(positions)} images have {kind} that {trained.folder.name} "
-                "was trained or selected on. An external test needs images that the run has never "
-                "seen: leave these out, or rename them where only the names are alike."
-            )
+    if shared["pixels"]:
+        raise UsageError(
+            f"{shared['pixels']} of {len(positions)} images have pixels that {trained.folder.name} "
+            "was trained or selected on. An external test needs images that the run has never "
+            "seen: leave these out."
+        )
     return shared
 
 
@@ -161,7 +167,7 @@ def _predict(trained: Trained, source: Source, part: Part, device: torch.device)
         device=device,
         channels_last=config.channels_last,
         seed=config.seed,
-        make_pictures=partial(make_pictures, resolved_render(config, source), device, 0),
+        make_pictures=partial(make_pictures, trained.record["render"], device, 0),
     )
     method = trained.method.to(device)
     bf16 = trained.record["precision"] == "bf16"
@@ -179,6 +185,7 @@ def _record(
     dataset: Dataset,
     source: Source,
     protocol: str | None,
+    split_seed: int,
     predictions: Predictions,
     left_out: Mapping[str, int],
     shared: Mapping[str, int],
@@ -193,7 +200,10 @@ def _record(
         "trained_on": {k: trained.record[k] for k in ("dataset", "protocol", "split_digest")},
         "dataset": dataset.info.name,
         "protocol": protocol or "all images",
+        "split_seed": split_seed,
+        "settings": dataset.config.identity(),
         "source_digest": source_digest(source),
+        "image_digest": source.images.digest(),
         "groups_note": source.groups_note,
         "data_notes": dict(source.notes),
         "label_map": dict(names),
@@ -212,8 +222,7 @@ def _record(
 
 def _stored(trained: Trained, record: dict[str, Any], predictions: Predictions) -> External:
     """Written beside the run, predictions first; the same test again replaces itself."""
-    facts = ("dataset", "protocol", "source_digest", "label_map")
-    key = sha256_hex(canonical_json({fact: record[fact] for fact in facts}).encode())
+    key = sha256_hex(canonical_json({fact: record[fact] for fact in _IDENTITY}).encode())
     folder = trained.folder.path / FOLDER / f"{record['dataset']}-{key[:_KEY_LENGTH]}"
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,9 +239,10 @@ def render(found: External) -> str:
     if record["left_out"]:
         counts = ", ".join(f"{name} {count}" for name, count in record["left_out"].items())
         lines.append(f"left out by the label map: {counts}")
-    if record["shared_with_training"]["groups"]:
-        lines.append(
-            f"WARNING: {record['shared_with_training']['groups']} groups have names that occur in "
-            "the run's training or validation too."
-        )
+    for kind, what in (("ids", "images"), ("groups", "groups")):
+        if record["shared_with_training"][kind]:
+            lines.append(
+                f"WARNING: {record['shared_with_training'][kind]} {what} have names that occur in "
+                "the run's training or validation too."
+            )
     return "\n".join([*lines, f"folder:  {found.folder}"])

@@ -21,11 +21,12 @@ _IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
 
 
 @contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
+def storage_errors(folder: Path, choose: str = "--results or --out") -> Iterator[None]:
     """Turn what the operating system says about a write into one message for the user.
 
     Args:
         folder: where the block writes; the message names it.
+        choose: the options or settings with which the user takes another folder.
 
     Raises:
         RunFailedError: the folder is full, or the storage failed.
@@ -38,19 +39,19 @@ def storage_errors(folder: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise RunFailedError(
                 f"The folder {folder} is full: no space or no quota is left for another file. "
-                f"{kept} Free some space or choose another folder (--results or --out), then run "
-                "the same command again."
+                f"{kept} Free some space or choose another folder ({choose}), then run the "
+                "same command again."
             ) from error
         if error.errno in _CLOSED:
             raise UsageError(
                 f"The folder {folder} cannot be written to ({error.strerror}). Expected a folder "
                 f"that this user may write in. {kept} Mend its permissions or its mount, or choose "
-                "another folder (--results or --out)."
+                f"another folder ({choose})."
             ) from error
         if error.errno in _IN_THE_WAY:
             raise UsageError(
                 f"Expected a folder at {folder}, but a file of that name is in the way "
-                f"({error.filename}). Move it, or choose another folder (--results or --out)."
+                f"({error.filename}). Move it, or choose another folder ({choose})."
             ) from error
         raise RunFailedError(
             f"Writing in {folder} failed: {error.strerror or error}. {kept} Check that the folder "

@@ -46,7 +46,8 @@ def parse_assignments(assignments: Iterable[str]) -> Settings:
                 f"--set takes key=value, such as method.temperature=0.2; got '{text}'."
             )
         try:
-            settings[key.strip().replace("-", "_")] = yaml.safe_load(value)
+            # YAML reads nothing as null, which many settings take for "find it yourself".
+            settings[key.strip().replace("-", "_")] = yaml.safe_load(value) if value else ""
         except yaml.YAMLError as error:
             raise UsageError(f"--set {text}: the value is not valid YAML: {error}") from error
     return settings

@@ -20,7 +20,7 @@ PLUGINS = {
 # a package's modules.
 LAYERS = (
     "errors functional predictions columns",
-    "files owner registry settings explain provenance tensorboard recipes recipes.*",
+    "files owner spawning registry settings explain provenance tensorboard recipes recipes.*",
     "method dataset",
     "data data.* views views.* intake intake.* store store.* fetch fetch.* models metrics "
     "stored_predictions seen results run_weights",

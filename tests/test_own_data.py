@@ -54,7 +54,7 @@ def test_a_table_is_split_by_patient(place, bench):
     key = run_of(bench, place / "own")
     assert (place / "results" / "runs" / "csv" / "group" / "ce" / key).is_dir()
     table = bench("table").out
-    assert "0 of 9 test images (0.0 %) share a patient with training" in table
+    assert "0 of 9 test images (0.0 %) share a patient with the training part" in table
     assert "no patient is in two parts" in table
     shown = json.loads(bench("data", "show", "own/table.csv", "--json").out)
     assert shown["protocol"] == "group"
@@ -85,6 +85,64 @@ def test_a_given_split_that_leaks_is_refused_unless_asked_for(place, bench):
     allowed = bench(*arguments, *TINY, "--set", "allow_leak=true")
     assert allowed.code == 0
     assert "15 of 15 test images (100.0 %) share a patient" in bench("table").out
+
+
+def test_validation_that_shares_groups_is_refused_too(place, bench):
+    rows = make(place / "own")
+    parts = [("val", "train", "train")[i % 3] if i % 15 < 9 else "test" for i in range(len(rows))]
+    header = ["image", "label", "patient_id", "split"]
+    table = place / "own" / "table.csv"
+    write_table(table, header, [[*row, part] for row, part in zip(rows, parts, strict=True)])
+    arguments = ("run", "--method", "ce", "--dataset", "csv", "--set", f"dataset.csv={table}")
+    refused = bench(*arguments, *TINY)
+    assert refused.code == 4
+    assert "9 of 9 validation images share one with training" in refused.err
+
+
+def test_the_groups_are_part_of_the_key(place, bench):
+    rows = make(place / "own")
+    parts = ["test" if i % 15 < 3 else "val" if i % 15 < 6 else "train" for i in range(len(rows))]
+    header = ["image", "label", "patient_id", "other", "split"]
+    wide = [
+        [*row, f"o{i // 6}", part] for i, (row, part) in enumerate(zip(rows, parts, strict=True))
+    ]
+    write_table(place / "own" / "table.csv", header, wide)
+    keys = {
+        run_of(bench, place / "own", "--set", f"dataset.group_column={column}", *more)
+        for column, more in (
+            ("patient_id", ()),
+            ("other", ("--set", "allow_leak=true")),
+            ("", ()),
+        )
+    }
+    assert len(keys) == 3
+
+
+def test_a_group_column_that_is_not_wanted(place, bench):
+    make(place / "own")
+    answer = bench(
+        *("data", "show", "own/table.csv", "--json"), *("--set", "dataset.group_column=")
+    )
+    assert json.loads(answer.out)["protocol"] == "random"
+
+
+def test_groups_that_are_not_written_down_stand_alone(place, bench):
+    rows = make(place / "own")
+    words = ("", "nan", "NA", "unknown")
+    header = ["image", "label", "patient_id"]
+    rows = [[i, label, words[k % 4] if k % 2 else g] for k, (i, label, g) in enumerate(rows)]
+    write_table(place / "own" / "table.csv", header, rows)
+    facts = json.loads(bench("data", "show", "own/table.csv", "--json").out)
+    assert facts["notes"]["groups_fallback"] == len(rows) // 2
+
+
+def test_equal_pictures_without_groups_are_a_leak_under_any_protocol(place, bench):
+    for name, colour in COLOURS.items():
+        for i in range(10):
+            draw(place / "d" / name / f"{i}.png", colour, i // 2 + 100 * list(COLOURS).index(name))
+    answer = bench("data", "audit", "d")
+    assert answer.code == 4
+    assert "LEAK (file bytes, pixels)" in answer.out
 
 
 def test_random_on_grouped_data_says_what_it_leaks(place, bench):
@@ -237,7 +295,16 @@ class TestExternal:
         assert (by_pixels.code, "pixels" in by_pixels.err) == (2, True)
         make(place / "other", seed=5000)  # the same names, other pixels
         by_name = self.external(bench, key)
-        assert (by_name.code, "ids" in by_name.err) == (2, True)
+        assert by_name.code == 0
+        assert re.search(r"WARNING: \d+ images have names", by_name.out)
+
+    def test_tables_that_nothing_could_be_trained_on(self, place, bench, key):
+        rows = make(place / "other", seed=5000, prefix="b", count=3)
+        only = [[image, label, "test"] for image, label, _ in rows if label == "mel"]
+        write_table(place / "other" / "table.csv", ["image", "label", "split"], only)
+        answer = self.external(bench, key, "--json")
+        assert answer.code == 0, answer.err
+        assert json.loads(answer.out)["num_images"] == 3
 
     def test_groups_it_knows_are_warned_of(self, place, bench, key):
         rows = make(place / "other", seed=5000, prefix="b", count=4)

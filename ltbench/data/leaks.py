@@ -11,7 +11,11 @@ import numpy as np
 from ltbench.data.division import class_counts
 from ltbench.dataset import Source, Split
 
-__all__ = ["Leak", "Overlap", "group_leak", "part_notes", "shared_groups"]
+__all__ = ["UNKNOWN_GROUP", "Leak", "Overlap", "group_leak", "part_notes", "shared_groups"]
+
+
+UNKNOWN_GROUP = "img:"
+"""What the name of a group begins with that stands for one image whose group is not known."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Leak:
         val_in_train: validation images whose group is in training; None without validation.
         classes: for `test_in_train`, (images, of how many) by class name.
         noun: what a group is, such as "lesion".
+        unknown: test images whose group is not known, and which count as not leaking.
     """
 
     test_in_train: Overlap
@@ -46,10 +51,11 @@ class Leak:
     val_in_train: Overlap | None
     classes: Mapping[str, tuple[int, int]]
     noun: str = "group"
+    unknown: int = 0
 
     def as_note(self) -> dict[str, Any]:
-        """The same as JSON-able dicts and lists."""
-        note = asdict(self)
+        """The same as JSON-able dicts and lists, with the sentence."""
+        note = {**asdict(self), "sentence": self.sentence()}
         note["classes"] = {name: list(pair) for name, pair in self.classes.items()}
         return note
 
@@ -57,6 +63,11 @@ class Leak:
     def leaks(self) -> bool:
         """Whether a test image shares its group with training or validation."""
         return self.test_in_train_and_val.images > 0
+
+    @property
+    def shares(self) -> bool:
+        """Whether any two parts share a group."""
+        return self.leaks or (self.val_in_train is not None and self.val_in_train.images > 0)
 
     def sentence(self) -> str:
         """One clause for messages and footers, without a full stop.
@@ -66,13 +77,21 @@ class Leak:
             validation alone shares some, that is what is counted.
         """
         found, where = self.test_in_train, "training"
+        if self.unknown == found.of:
+            return f"the {self.noun} of no test image is known, so a leak cannot be measured"
         if self.leaks and not found.images:
             found, where = self.test_in_train_and_val, "validation"
         percent = 100 * found.images / found.of if found.of else 0.0
-        return (
+        text = (
             f"{found.images} of {found.of} test images ({percent:.1f} %) share a {self.noun} with "
             f"the {where} part"
         )
+        if self.unknown:
+            text += f", and of {self.unknown} the {self.noun} is not known"
+        if self.val_in_train is not None and self.val_in_train.images:
+            val = self.val_in_train
+            text += f"; {val.images} of {val.of} validation images share one with training"
+        return text
 
 
 def group_leak(source: Source, split: Split) -> Leak | None:
@@ -102,6 +121,7 @@ def group_leak(source: Source, split: Split) -> Leak | None:
         val_in_train=None if split.val is None else overlap(val, split.train)[0],
         classes=dict(zip(source.class_names, pairs, strict=True)),
         noun=source.group_noun,
+        unknown=int(np.char.startswith(groups[split.test].astype(np.str_), UNKNOWN_GROUP).sum()),
     )
 
 

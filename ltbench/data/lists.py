@@ -193,10 +193,10 @@ def stored_split(
     Raises:
         VerificationError: the stored lists are damaged, or do not fit the source.
     """
-    key = {
+    key: dict[str, Any] = {
         "dataset": dataset.info.name,
         "protocol": protocol,
-        "settings": dataset.config.identity(),
+        "settings": dataset.split_settings(protocol),
         "seed": seed,
         "source_digest": source_digest(source),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -12,39 +11,21 @@ from pathlib import Path
 
 from ltbench.errors import RunFailedError, UsageError
 from ltbench.fetch.manifest import size_text
+from ltbench.files import storage_errors
 
 __all__ = ["alone", "require_room", "writing"]
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FAILED = frozenset({errno.EIO, errno.ESTALE})
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn what the operating system says about a write into one message for the user.
+    """As `storage_errors`, for the data folder.
 
     Raises:
         RunFailedError: the folder is full, or the storage failed.
         UsageError: the folder cannot be written to.
     """
-    try:
+    with storage_errors(folder, "--data-root"):
         yield
-    except OSError as error:
-        ways = "Choose another folder with --data-root"
-        if error.errno in _FULL:
-            raise RunFailedError(
-                f"The folder {folder} is full. What was downloaded is kept. Free some space and "
-                f"run the same command again. {ways}, if there is more room."
-            ) from error
-        if error.errno in _FAILED:
-            raise RunFailedError(
-                f"Writing in {folder} failed: {error.strerror}. What was downloaded is kept. Check "
-                "that its storage can be reached, then run the same command again."
-            ) from error
-        raise UsageError(
-            f"The data folder {folder} cannot be written to ({error.strerror or error}). {ways}, "
-            "or mend its permissions."
-        ) from error
 
 
 def require_room(folder: Path, num_bytes: int, purpose: str) -> None:

@@ -48,13 +48,19 @@ def add_empty_cells(rows: CsvRows, found: FoundColumns, problems: Problems) -> N
 
 
 def read_labels(
-    rows: CsvRows, found: FoundColumns, class_names: Sequence[str] | None, problems: Problems
+    rows: CsvRows,
+    found: FoundColumns,
+    class_names: Sequence[str] | None,
+    problems: Problems,
+    *,
+    for_training: bool = True,
 ) -> Labels:
     """The class of each row, from its label or its one-hot columns.
 
     Args:
         class_names: the classes that may occur, in order; None takes those that do, ordered by
             name or number, or as the one-hot columns are.
+        for_training: there must be two classes.
     """
     if found.label is None:
         labels = _from_one_hot(rows, found.one_hot, problems)
@@ -62,7 +68,8 @@ def read_labels(
         values = rows.cells[found.label]
         labels = Labels(values, class_order(set(values) - {""}))
     if class_names is None:
-        add_too_few(labels.class_names, problems)
+        if for_training:
+            add_too_few(labels.class_names, problems)
         add_look_alikes(labels.class_names, problems)
         return labels
     return _among(labels, tuple(class_names), rows, problems)

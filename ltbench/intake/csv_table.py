@@ -32,6 +32,7 @@ def table_from_csv(
     columns: ColumnChoice = _FOUND_ALL,
     class_names: tuple[str, ...] | None = None,
     delimiter: str | None = None,
+    for_training: bool = True,
 ) -> ImageTable:
     """Read a CSV file of images and labels and find the files; no picture is opened.
 
@@ -44,6 +45,8 @@ def table_from_csv(
         class_names: the classes that may occur, in order; None takes those that do. Where they are
             given, a table that has test rows alone is right as well.
         delimiter: see `read_rows`.
+        for_training: there must be two classes, and where there are parts, a training image of
+            each.
 
     Raises:
         DataMissingError: there is no such file or folder, or none of the images is in the folder.
@@ -56,10 +59,10 @@ def table_from_csv(
     finder = find_images(image_root)
     problems = Problems(str(path))
     add_empty_cells(rows, found, problems)
-    labels = read_labels(rows, found, class_names, problems)
+    labels = read_labels(rows, found, class_names, problems, for_training=for_training)
     parts = None if found.split is None else read_parts(rows, found.split, problems)
     partition = None if parts is None else np.array(parts)
-    if not problems and partition is not None:
+    if not problems and partition is not None and for_training:
         _add_untrained(labels, partition, class_names is not None, problems)
     images = find_row_images(rows, found.image, labels.values, finder, problems)
     problems.refuse()
@@ -91,13 +94,18 @@ def _add_untrained(
     )
 
 
+# What programs write where there is nothing; as one group it would hold strangers together.
+_NO_GROUP = frozenset({"", "nan", "na", "n/a", "#n/a", "none", "null", "unknown", "-"})
+
+
 def _groups(rows: CsvRows, column: str | None, ids: Sequence[str]) -> tuple[np.ndarray | None, int]:
     """The groups, and how many images are groups of their own for want of one."""
     if column is None:
         return None, 0
     cells = rows.cells[column]
-    groups = [cell or f"img:{name}" for cell, name in zip(cells, ids, strict=True)]
-    return np.array(groups), sum(not cell for cell in cells)
+    known = ["" if cell.lower() in _NO_GROUP else cell for cell in cells]
+    groups = [cell or f"img:{name}" for cell, name in zip(known, ids, strict=True)]
+    return np.array(groups), sum(not cell for cell in known)
 
 
 def _groups_note(column: str | None, num_alone: int) -> str:

@@ -10,7 +10,7 @@ Record = Mapping[str, Any]
 # Printed as a number: the record has every name, or every class, in full.
 _COUNTED = ("left_out", "label_map")
 _LONGEST_LIST = 20
-_NOT_SHOWN = ("columns", "leak")  # the leak has a line of its own
+_NOT_SHOWN = ("columns", "leak", "known_leak")  # the leak has a line of its own
 
 
 def footer(
@@ -49,17 +49,9 @@ def footer(
 def leak(record: Record) -> str:
     """What of the test's groups, files and pixels training holds too, without a full stop."""
     note, shared = record.get("leak"), _shared_pictures(record)
-    if note is None:
-        known = "groups are not known, so none can be measured"
-    else:
-        found = note["test_in_train"]
-        percent = 100 * found["images"] / found["of"] if found["of"] else 0.0
-        known = (
-            f"{found['images']} of {found['of']} test images ({percent:.1f} %) share a "
-            f"{note['noun']} with training"
-        )
-        more = note["test_in_train_and_val"]["images"] - found["images"]
-        known += f", {more} more with validation" if more else ""
+    told = (record.get("protocol_notes") or {}).get("known_leak")
+    known = "groups are not known, so none can be measured" if note is None else note["sentence"]
+    known = str(told) if told else known
     return f"{known}; {shared}" if shared else known
 
 

@@ -31,6 +31,7 @@ from ltbench.store.contents import FORMAT, HEADER, INDEX, Index, StoreSettings, 
 from ltbench.store.crew import Crew
 from ltbench.store.decode import KINDS
 from ltbench.store.journal import Journal, first_entry
+from ltbench.store.lock import STORE_OPTION
 from ltbench.store.plan import Plan, chunk_ends, measured
 
 __all__ = ["Order", "build", "refuse_broken", "tidy"]
@@ -71,19 +72,24 @@ def build(order: Order, crew: Crew) -> None:
             that can. All others have been written by then, and are kept.
     """
     order.on_progress(0, len(order.ids))
-    with storage_errors(order.folder.parent):
+    with storage_errors(order.folder.parent, STORE_OPTION):
         plan, journal = _started(order, crew)
         try:
             records, faults = _filled(order, crew, plan, journal)
         finally:
             journal.close()
     left_out = [
-        {"id": str(order.ids[i]), "file": str(order.files[i]), "reason": faults[i]}
+        {
+            "id": str(order.ids[i]),
+            "file": str(order.files[i]),
+            "reason": faults[i],
+            "stat": " ".join(map(str, order.stats[i].tolist())),
+        }
         for i in sorted(faults)
     ]
     if not order.skip_broken or len(left_out) == len(order.ids):
         refuse_broken(left_out)
-    with storage_errors(order.folder.parent):
+    with storage_errors(order.folder.parent, STORE_OPTION):
         rows = np.array([i for i in range(len(plan)) if i not in faults], dtype=np.int64)
         _finish(order, plan, records, rows, left_out)
 

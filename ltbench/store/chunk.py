@@ -15,8 +15,16 @@ import torch
 from ltbench.data.images import pixels_digest
 from ltbench.errors import RunFailedError
 from ltbench.files import storage_errors
-from ltbench.store.contents import StoreSettings, digest_on_disk, pixel_files, places, stored_digest
+from ltbench.store.contents import (
+    StoreSettings,
+    digest_on_disk,
+    pixel_files,
+    pixel_names,
+    places,
+    stored_digest,
+)
 from ltbench.store.decode import KINDS, BrokenImageError, decode
+from ltbench.store.lock import STORE_OPTION
 from ltbench.store.plan import unreadable
 from ltbench.store.resize import stored_pictures
 
@@ -80,8 +88,8 @@ def write_chunk(chunk: Chunk) -> Written:
         RunFailedError: the storage failed or is full, or a file was changed since it was planned.
     """
     records, faults = np.zeros(len(chunk.files), dtype=RECORD), {}
-    with storage_errors(chunk.folder.parent), _one_thread(), ExitStack() as stack:
-        names = pixel_files(chunk.folder, chunk.settings)
+    with storage_errors(chunk.folder.parent, STORE_OPTION), _one_thread(), ExitStack() as stack:
+        names = pixel_names(chunk.settings)
         files = {
             name: stack.enter_context((chunk.folder / name).open("r+b", buffering=0)).fileno()
             for name in names

@@ -33,6 +33,7 @@ __all__ = [
     "digest_on_disk",
     "open_contents",
     "pixel_files",
+    "pixel_names",
     "places",
     "sealed",
     "square_file",
@@ -41,6 +42,7 @@ __all__ = [
 
 FORMAT = 1  # of the files, and of how pixels are made: other pixels need another number
 HEADER, INDEX, PIXELS = "store.json", "index.npz", "pixels.bin"
+_OPENINGS = 5  # tries, where a store is replaced at this moment
 _REMEDY = "Move it away and prepare the data set again (bench.py data prepare)."
 
 
@@ -137,10 +139,22 @@ class Index:
 
 
 class PixelFile:
-    """A file of pixels, opened when it is first read; never written to."""
+    """A file of pixels, open from the start, so that a store put in its place is not read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise VerificationError(f"Expected {path}, none is there. {_REMEDY}") from error
+        except OSError as error:
+            raise RunFailedError(f"{path} could not be opened ({error.strerror}).") from error
+        weakref.finalize(self, os.close, self._descriptor)
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size."""
+        return os.fstat(self._descriptor).st_size
 
     @cached_property
     def flat(self) -> np.ndarray:
@@ -157,17 +171,6 @@ class PixelFile:
         if hasattr(os, "posix_fadvise"):
             for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
                 os.posix_fadvise(self._descriptor, start, count, os.POSIX_FADV_WILLNEED)
-
-    @cached_property
-    def _descriptor(self) -> int:
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise RunFailedError(
-                f"{self.path} could not be opened ({error.strerror}). Was the store removed?"
-            ) from error
-        weakref.finalize(self, os.close, descriptor)
-        return descriptor
 
 
 class Contents:
@@ -195,8 +198,12 @@ def square_file(side: int) -> str:
 
 def pixel_files(folder: Path, settings: StoreSettings) -> dict[str, PixelFile]:
     """The files of pixels, by name."""
-    names = [PIXELS, *(square_file(side) for side in settings.squares)]
-    return {name: PixelFile(folder / name) for name in names}
+    return {name: PixelFile(folder / name) for name in pixel_names(settings)}
+
+
+def pixel_names(settings: StoreSettings) -> list[str]:
+    """The names of the files of pixels."""
+    return [PIXELS, *(square_file(side) for side in settings.squares)]
 
 
 def places(
@@ -244,23 +251,47 @@ def sealed(header: dict[str, Any]) -> dict[str, Any]:
 def open_contents(folder: Path) -> Contents:
     """Read and check the header, the index, and the sizes of the files; no pixel is read.
 
+    All files are open when this returns: what is put in the store's place later is not read.
+
     Raises:
         DataMissingError: there is no finished store of this format.
         VerificationError: it is damaged.
     """
-    header = _header(folder)
-    for name, size in header["files"].items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            came = "none is there" if found is None else f"it has {found}"
-            raise VerificationError(f"Expected {size} bytes in {path}, {came}. {_REMEDY}")
-    data = (folder / INDEX).read_bytes()
+    for _ in range(_OPENINGS):
+        header = _header(folder)
+        try:
+            contents = _opened(folder, header)
+        except VerificationError:
+            if _header(folder) == header:
+                raise
+            continue
+        # Else files of two stores may have been opened while one replaced the other.
+        if _header(folder) == header:
+            return contents
+    raise VerificationError(f"The store at {folder} is being replaced over and over. {_REMEDY}")
+
+
+def _opened(folder: Path, header: dict[str, Any]) -> Contents:
+    data = _read(folder / INDEX)
     if sha256_hex(data) != header["index"]:
         raise VerificationError(
             f"{folder / INDEX} is damaged: its digest is not the one in {HEADER}. {_REMEDY}"
         )
-    return Contents(folder, header, Index.from_bytes(data))
+    contents = Contents(folder, header, Index.from_bytes(data))
+    for name, file in contents.files.items():
+        size = header["files"][name]
+        if file.num_bytes != size:
+            raise VerificationError(
+                f"Expected {size} bytes in {file.path}, it has {file.num_bytes}. {_REMEDY}"
+            )
+    return contents
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise VerificationError(f"Expected {path}, none is there. {_REMEDY}") from error
 
 
 @lru_cache(maxsize=8)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from ltbench.errors import RunFailedError
+from ltbench.spawning import without_main
 
 __all__ = ["Crew"]
 
@@ -63,16 +64,16 @@ class Crew:
         try:
             while True:
                 for job in islice(left, _WAITING * self.workers - len(under_way)):
-                    under_way[self._pool.submit(work, job)] = job
+                    with without_main():  # a new job may start a new process
+                        under_way[self._pool.submit(work, job)] = job
                 if not under_way:
                     return
                 for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                     yield under_way.pop(future), future.result()
         except BrokenProcessPool as error:
             raise RunFailedError(
-                "A process that decodes pictures died. What it wrote before is kept. A script that "
-                'prepares with several workers must do so below `if __name__ == "__main__":`; '
-                "otherwise memory may have run out: use fewer workers (--workers 1)."
+                "A process that decodes pictures died. What it wrote before is kept. Memory may "
+                "have run out: use fewer workers (--workers 1)."
             ) from error
 
 

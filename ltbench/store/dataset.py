@@ -85,13 +85,13 @@ class StoredDataset(Dataset):
     def store_folder(self) -> Path:
         """Where the store of these files and settings lies."""
         settings = {"short_side": self.config.short_side, "squares": self.config.squares}
-        about = canonical_json({"root": str(self._place()), **settings})
+        about = canonical_json({"root": self._place(), **settings})
         folder: Path = self.config.store or data_home() / "stores"
         return folder / f"{self.info.name}-{sha256_hex(about.encode())[:12]}"
 
-    def _place(self) -> Path:
+    def _place(self) -> str:
         """What tells the files of two stores of one data set apart."""
-        return self.root.resolve()
+        return str(self.root.resolve())
 
     def prepare(self, request: PrepareRequest) -> None:
         """Decode every picture into the store; what is there already is kept."""
@@ -101,7 +101,8 @@ class StoredDataset(Dataset):
             skip_broken=request.skip_broken or self.config.skip_broken,
             on_progress=request.on_progress,
         )
-        request.say(f"{len(store.ids)} pictures in {self.store_folder()}")
+        store.verify()
+        request.say(f"{len(store.ids)} pictures in {self.store_folder()}, every pixel checked")
         for kind, count in sorted(store.conversions.items()):
             request.say(f"converted, {kind}: {count}")
         for left in store.left_out:
@@ -121,6 +122,14 @@ class StoredDataset(Dataset):
         """What `load` gives, from the tables alone; asking for a picture raises `reason`."""
         table = self.table(protocol)
         return self._source(table, UnreadImages(len(table), reason))
+
+    def verify(self) -> None:
+        """Read every stored pixel again and compare it with its digest, where there is a store.
+
+        Raises:
+            VerificationError: some have changed.
+        """
+        Store.open(self.store_folder()).verify()
 
     def _readable(self, table: ImageTable, store: Store) -> tuple[ImageTable, Images]:
         """The rows that the store holds, with its pictures; those left out go to the notes."""
@@ -157,8 +166,9 @@ class StoredDataset(Dataset):
                 return store
             why = f"its store at {folder} does not hold them as they are: {changed}"
         if not self.prepares_itself:
+            first = f"{self.command('fetch')}\nthen: " if "nor is" in why else ""
             raise DataMissingError(
-                f"{self.info.name} is not prepared: {why}. Run: {self.command('prepare')}"
+                f"{self.info.name} is not prepared: {why}. Run: {first}{self.command('prepare')}"
             )
         _LOG.warning("Decoding %d pictures once: %s.", len(table), why)
         many = len(table) >= _PARALLEL_FROM
@@ -200,16 +210,17 @@ def changed_since(store: Store, table: ImageTable) -> str:
     Files that are gone are fine: the store stands for them.
     """
     known = dict(zip(store.ids.tolist(), store.file_stats.tolist(), strict=True))
-    left_out = {left["id"] for left in store.left_out}
+    for left in store.left_out:
+        known[left["id"]] = [int(number) for number in left["stat"].split()]
     for name, file in zip(table.ids.tolist(), table.files, strict=True):
-        if name in left_out:
-            continue
-        if name not in known:
-            return f"'{name}' is not in it"
         try:
             found = file.stat()
         except OSError:
+            if name not in known:
+                return f"'{name}' is not in it, nor is its file at {file}"
             continue
+        if name not in known:
+            return f"'{name}' is not in it"
         if [found.st_size, found.st_mtime_ns] != known[name]:
             return f"{file} was changed since"
     return ""

@@ -15,6 +15,8 @@ from ltbench.files import storage_errors
 
 __all__ = ["alone"]
 
+STORE_OPTION = "--set dataset.store=DIR"
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -25,7 +27,7 @@ def alone(lock: Path) -> Iterator[None]:
     Raises:
         RunFailedError: the process that holds it waits for this one.
     """
-    with storage_errors(lock.parent):
+    with storage_errors(lock.parent, STORE_OPTION):
         descriptor = _taken(lock)
     try:
         with suppress(OSError):  # a disk that is full

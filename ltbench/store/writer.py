@@ -24,7 +24,7 @@ from ltbench.store.build import Order, build, refuse_broken, tidy
 from ltbench.store.contents import HEADER, StoreSettings
 from ltbench.store.crew import Crew
 from ltbench.store.layout import Store
-from ltbench.store.lock import alone
+from ltbench.store.lock import STORE_OPTION, alone
 from ltbench.store.plan import file_stats, plan_key
 
 __all__ = ["write_store"]
@@ -62,7 +62,7 @@ def write_store(
     """
     ids = _checked_ids(ids, files)
     folder = folder.absolute()
-    with storage_errors(folder.parent):
+    with storage_errors(folder.parent, STORE_OPTION):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder.with_name(f".{folder.name}.lock")):
         _restore(folder)
@@ -103,7 +103,7 @@ def _checked_ids(ids: np.ndarray, files: Sequence[Path]) -> np.ndarray:
 
 def _refuse_other(folder: Path) -> None:
     """Never replace a folder that holds something else."""
-    with storage_errors(folder.parent):
+    with storage_errors(folder.parent, STORE_OPTION):
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
         taken = folder.is_dir() and not (folder / HEADER).is_file() and any(folder.iterdir())
@@ -125,7 +125,7 @@ def _finished(folder: Path, key: str) -> Store | None:
 def _publish(partial: Path, folder: Path) -> None:
     """Give the finished store its name. The old one stays until then; see `_restore`."""
     replaced = _replaced(folder)
-    with storage_errors(folder.parent):
+    with storage_errors(folder.parent, STORE_OPTION):
         tidy(partial)
         if folder.exists():
             folder.rename(replaced)
@@ -138,7 +138,7 @@ def _publish(partial: Path, folder: Path) -> None:
 def _restore(folder: Path) -> None:
     """Undo, or finish, a replacement that was cut short."""
     replaced = _replaced(folder)
-    with storage_errors(folder.parent):
+    with storage_errors(folder.parent, STORE_OPTION):
         if replaced.exists() and folder.exists():
             shutil.rmtree(replaced)
         elif replaced.exists():

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +16,12 @@ from functools import partial
 from multiprocessing import connection, reduction, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from types import ModuleType
 
 import numpy as np
 
 from ltbench.dataset import Images
 from ltbench.errors import LtbenchError, RunFailedError, UsageError
+from ltbench.spawning import without_main
 from ltbench.views.shared_memory import SharedMemory
 from ltbench.views.view import View
 from ltbench.views.worker import STARTING, Answer, Order, work
@@ -197,7 +196,7 @@ def _start(workers: int, num_slots: int) -> tuple[list[Connection], list[BasePro
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes: list[BaseProcess] = []
-    with _signals_blocked(), _without_main():
+    with _signals_blocked(), without_main():
         for number in range(workers):
             ours, theirs = context.Pipe()
             name = f"ltbench-views-{number}"
@@ -221,20 +220,6 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Processes started here do not run the user's script again, as spawned ones otherwise do.
-
-    It may have no `if __name__ == "__main__"`, and would import what no worker needs.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _gone(process: BaseProcess) -> RunFailedError:

@@ -40,8 +40,25 @@ def test_images_and_groups_are_counted_for_each_pair_of_parts():
         test_in_train_and_val=Overlap(images=3, of=4, groups=2),
         val_in_train=Overlap(images=1, of=4, groups=1),
         classes={"nevus": (2, 3), "melanoma": (0, 1)},
+        unknown=1,
     )
     assert leak.leaks
+    assert leak.sentence() == (
+        "2 of 4 test images (50.0 %) share a group with the training part, and of 1 the group is "
+        "not known; 1 of 4 validation images share one with training"
+    )
+
+
+def test_where_no_group_of_the_test_is_known_nothing_is_measured():
+    leak = group_leak(source_with(GROUPS), split_of([0, 2], None, [8, 9]))
+    assert not leak.shares
+    assert leak.sentence() == ("the group of no test image is known, so a leak cannot be measured")
+
+
+def test_validation_that_shares_is_not_clean():
+    leak = group_leak(source_with(GROUPS), split_of([0, 2], [1], [4]))
+    assert not leak.leaks
+    assert leak.shares
 
 
 def test_groups_of_single_images_do_not_leak():
@@ -80,10 +97,10 @@ def test_note_survives_json():
         (
             [0, 2],
             [4],
-            [1, 3, 9],
+            [1, 3, 6],
             "2 of 3 test images (66.7 %) share a lesion with the training part",
         ),
-        ([0], [4], [5, 9], "1 of 2 test images (50.0 %) share a lesion with the validation part"),
+        ([0], [4], [5, 6], "1 of 2 test images (50.0 %) share a lesion with the validation part"),
         ([0], None, [2], "0 of 1 test images (0.0 %) share a lesion with the training part"),
     ],
 )
@@ -91,6 +108,7 @@ def test_sentence(train, val, test, sentence):
     leak = group_leak(source_with(GROUPS), split_of(train, val, test))
     assert leak.sentence() == sentence.replace("lesion", "group")
     assert replace(leak, noun="lesion").sentence() == sentence
+    assert leak.as_note()["sentence"] == leak.sentence()
 
 
 def test_notes_count_classes_and_groups():

@@ -5,6 +5,7 @@ import http.server
 import json
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import small_isic
 
+from ltbench.data.lists import stored_split
 from ltbench.datasets.isic2018 import Isic2018
 from ltbench.datasets.isic2019 import Isic2019
 from ltbench.errors import DataMissingError, VerificationError
@@ -95,7 +97,9 @@ def test_the_commands_one_after_the_other(served, tmp_path, monkeypatch, bench):
     ran = bench("run", "--method", "ecl", "--dataset", "isic2019", *TINY)
     assert ran.code == 0, ran.err
     table = bench("table").out
-    assert "0 of 32 test images (0.0 %) share a lesion with training" in table.replace("\\", "")
+    assert "0 of 32 test images (0.0 %) share a lesion with the training part" in table.replace(
+        "\\", ""
+    )
     assert "two lesions of one patient can be in two parts" in table
     (file,) = tmp_path.rglob("predictions.npz")
     facts_are_carried(file)
@@ -197,6 +201,38 @@ def test_paper_lists_that_are_not_here(root, tmp_path):
     made = isic(paper_lists=tmp_path)
     with pytest.raises(DataMissingError, match="data fetch isic2019"):
         made.split(made.load("paper"), "paper", 0)
+
+
+def test_other_lists_are_another_split(root, tmp_path, bench):
+    """The paper's lists lie outside the settings that a key holds; their content does not."""
+    other = tmp_path / "ecl_splits"
+    other.mkdir()
+    for name, came in (("train", "train"), ("val", "test"), ("test", "val")):
+        text = (root / "isic2019" / "ecl_splits" / f"ISIC2019_{came}.csv").read_text()
+        (other / f"ISIC2019_{name}.csv").write_text(text)
+    digests = [
+        stored_split(made, made.load("paper"), "paper", 0, tmp_path / "splits")[1]
+        for made in (isic(), isic(paper_lists=other), isic())
+    ]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_pictures_left_out_are_left_out_of_the_lists(root):
+    made = isic()
+    source = made.load("paper")
+    whole = made.split(source, "paper", 0)
+    kept = np.arange(1, len(source.ids))
+    fewer = replace(
+        source,
+        images=source.images.subset(kept),
+        ids=source.ids[kept],
+        targets=source.targets[kept],
+        groups=source.groups[kept],
+        notes={"left_out": {source.ids[0]: "broken"}},
+    )
+    split = made.split(fewer, "paper", 0)
+    sizes = [sum(map(len, (one.train, one.val, one.test))) for one in (whole, split)]
+    assert sizes[1] == sizes[0] - 1
 
 
 def test_the_official_test_set(root):

@@ -104,6 +104,40 @@ def test_broken_pictures_are_named_or_left_out(home):
     assert len(source.ids) == len(source.images) == len(source.targets) == 10
 
 
+def test_a_mended_picture_comes_back(home):
+    root = fill(home / "d")
+    (root / "red" / "0.png").write_bytes(b"")
+    assert len(folder(root, skip_broken=True).load("random").ids) == 11
+    Image.new("RGB", (40, 30)).save(root / "red" / "0.png")
+    source = folder(root).load("random")
+    assert len(source.ids) == 12
+    assert "left_out" not in source.notes
+
+
+def test_a_store_that_is_replaced_is_not_read_with_the_old_index(home):
+    """Nothing was read of the first when the second took its place."""
+    root = fill(home / "d")
+    expected = [np.asarray(Image.open(root / n)) for n in ("blue/0.png", "red/5.png")]
+    source = folder(root).load("random")
+    at = [source.ids.tolist().index(name) for name in ("blue/0.png", "red/5.png")]
+    Image.new("RGB", (400, 300), (9, 9, 9)).save(root / "blue" / "0.png")
+    folder(root).load("random")
+    for position, picture in zip(at, expected, strict=True):
+        np.testing.assert_array_equal(source.images.picture(position), picture)
+    assert source.images.prepared(224, 224).picture(at[0]).std() > 10
+
+
+def test_prepare_notices_damaged_pixels(home):
+    root = fill(home / "d")
+    folder(root).prepare(PrepareRequest())
+    pixels = folder(root).store_folder() / "pixels.bin"
+    data = bytearray(pixels.read_bytes())
+    data[100] ^= 255
+    pixels.write_bytes(data)
+    with pytest.raises(VerificationError, match="changed since writing"):
+        folder(root).prepare(PrepareRequest())
+
+
 def test_prepare_says_what_it_did(home):
     root = fill(home / "d")
     Image.new("L", (40, 30), 7).save(root / "red" / "0.png")

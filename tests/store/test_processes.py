@@ -204,7 +204,6 @@ def test_a_lock_goes_with_its_process(tmp_path):
 def test_a_process_that_dies_is_told_with_what_to_do():
     with Crew(2) as crew, pytest.raises(RunFailedError) as caught:
         list(crew.run(os._exit, [3]))
-    assert 'if __name__ == "__main__":' in str(caught.value)
     assert "--workers 1" in str(caught.value)
 
 
@@ -217,7 +216,7 @@ def test_errors_of_processes_come_back_as_they_are(tmp_path):
     assert dict(Crew(1).run(abs, [-1, -2])) == {-1: 1, -2: 2}
 
 
-def test_a_script_that_is_run_again_by_its_workers_ends(tmp_path):
+def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
@@ -227,9 +226,7 @@ def test_a_script_that_is_run_again_by_its_workers_ends(tmp_path):
         "    print(list(crew.run(abs, [-1])))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "would wait for it for ever" in done.stderr
-    assert "RunFailedError: A process that decodes pictures died" in done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[(-1, 1)]\n", "")
 
 
 def start_crew(connection):
