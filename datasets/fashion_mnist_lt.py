@@ -16,7 +16,7 @@ from ltbench.data.images import ArrayImages
 from ltbench.data.longtail import Imbalance, held_out, published
 from ltbench.data.places import data_home
 from ltbench.dataset import DATASETS, Dataset, DatasetConfig, FetchRequest, Source, Split
-from ltbench.errors import DataMissingError, VerificationError
+from ltbench.errors import DataMissingError, UsageError, VerificationError
 
 VAL_FRACTION = 1 / 6  # 1000 of the 6000 training images a class
 CLASS_NAMES = (
@@ -126,6 +126,13 @@ class FashionMnistLT(Dataset):
         from torchvision.datasets import FashionMNIST
 
         root = self.data_root or data_home()
+        if request.from_dir is not None:
+            raise UsageError(
+                f"{self.info.name} takes no --from-dir: put the files into {root} yourself."
+            )
+        if self._is_here():
+            request.say("Every file is here already.")
+            return
         try:
             root.mkdir(parents=True, exist_ok=True)
             FashionMNIST(str(root), download=True)
@@ -135,6 +142,14 @@ class FashionMnistLT(Dataset):
             ) from error
         for name in MD5:
             self._read(name)
+
+    def _is_here(self) -> bool:
+        try:
+            for name in MD5:
+                self._read(name)
+        except DataMissingError:
+            return False
+        return True
 
     def _folders(self) -> list[Path]:
         # A folder that was named is the only one: other files in its place would be a surprise.

@@ -80,12 +80,12 @@ def run(
     protocol: str | None = None,
     recipe: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    config_file: Path | None = None,
-    tuned_file: Path | None = None,
-    results: Path = DEFAULT_RESULTS,
-    data_root: Path | None = None,
+    config_file: str | Path | None = None,
+    tuned_file: str | Path | None = None,
+    results: str | Path = DEFAULT_RESULTS,
+    data_root: str | Path | None = None,
     resume: Literal["auto", "never"] = "auto",
-    plugins: Sequence[Path] = (),
+    plugins: Sequence[str | Path] = (),
 ) -> list[Outcome]:
     """Train, select on validation and test one method with several seeds.
 
@@ -99,11 +99,12 @@ def run(
     from ltbench.config import Request
     from ltbench.runner import Place, check
 
-    add_plugins(plugins)
+    add_plugins([Path(file) for file in plugins])
     request = Request(
-        method, dataset, protocol, recipe, dict(settings or {}), config_file, tuned_file
+        *(method, dataset, protocol, recipe, dict(settings or {})),
+        *(_path(config_file), _path(tuned_file)),
     )
-    place = Place(results=results, data_root=data_root, resume=resume, plugins=tuple(plugins))
+    place = Place(Path(results), _path(data_root), resume, tuple(map(Path, plugins)))
     check(request, seeds, place)
     return [run_seed(request, seed, place) for seed in seeds]
 
@@ -117,9 +118,9 @@ def ablate(
     protocol: str | None = None,
     recipe: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    results: Path = DEFAULT_RESULTS,
-    data_root: Path | None = None,
-    plugins: Sequence[Path] = (),
+    results: str | Path = DEFAULT_RESULTS,
+    data_root: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
 ) -> Ablation:
     """Run each ablation that a method declares with several seeds.
 
@@ -134,9 +135,9 @@ def ablate(
     from ltbench.config import Request
     from ltbench.runner import Place
 
-    add_plugins(plugins)
+    add_plugins([Path(file) for file in plugins])
     request = Request(method, dataset, protocol, recipe, dict(settings or {}))
-    place = Place(results=results, data_root=data_root, plugins=tuple(plugins))
+    place = Place(Path(results), _path(data_root), plugins=tuple(map(Path, plugins)))
     return run_ablation(request, ablation_rows(method, only), seeds, place, run_seed=run_seed)
 
 
@@ -191,7 +192,7 @@ def _as_yaml(value: Any) -> str:
 
 def table(
     *,
-    results: Path = DEFAULT_RESULTS,
+    results: str | Path = DEFAULT_RESULTS,
     methods: Sequence[str] | None = None,
     dataset: str | None = None,
     protocol: str | None = None,
@@ -202,7 +203,9 @@ def table(
     from ltbench.report.tables import comparison
     from ltbench.results import read_records
 
-    records, notes = read_records(results, methods=methods, dataset=dataset, protocol=protocol)
+    records, notes = read_records(
+        Path(results), methods=methods, dataset=dataset, protocol=protocol
+    )
     if not records:
         raise DataMissingError(
             "\n".join([*notes, f"No finished run in {results} fits. Run one first: "])
@@ -218,7 +221,7 @@ def audit_data(
     protocol: str | None = None,
     split_seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compare the parts of a split with each other; `bench.py data audit --json` as a dict.
 
@@ -228,37 +231,43 @@ def audit_data(
     """
     from ltbench import data_work
 
-    dataset = data_work.open_dataset(target, settings, data_root)
+    dataset = data_work.open_dataset(str(target), settings, _path(data_root))
     facts, _ = data_work.audit_data(dataset, protocol, split_seed)
     return facts
 
 
 def external_test(
-    run_name: str,
+    run: str | Path | Outcome,
     dataset: str,
     *,
     settings: Mapping[str, Any] | None = None,
     protocol: str | None = None,
-    label_map: Path | None = None,
-    data_root: Path | None = None,
-    results: Path = DEFAULT_RESULTS,
+    label_map: str | Path | None = None,
+    data_root: str | Path | None = None,
+    results: str | Path = DEFAULT_RESULTS,
 ) -> External:
     """Test a finished run on data it has never seen; see `ltbench.external`.
 
     Args:
-        run_name: folder, `<key>/seed-<n>`, or the beginning of a key.
+        run: what `ltbench.run` gave, a folder, `<key>/seed-<n>`, or the beginning of a key.
         protocol: test on this protocol's test part alone; None for every image.
     """
     from ltbench import external
     from ltbench.data_work import open_dataset
+    from ltbench.runner import Outcome
 
     return external.external_test(
-        run_name,
-        open_dataset(dataset, settings, data_root),
-        results=results,
+        str(run.folder.path if isinstance(run, Outcome) else run),
+        open_dataset(str(dataset), settings, _path(data_root)),
+        results=Path(results),
         protocol=protocol,
-        map_file=label_map,
+        map_file=_path(label_map),
     )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    """Paths may be given as text."""
+    return None if given is None else Path(given)
 
 
 def write_tables(tables: Sequence[Table], table_format: Literal["md", "csv"]) -> str:

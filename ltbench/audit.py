@@ -70,6 +70,7 @@ class Audit:
         overlaps: what parts share, by name, group, file and pixels, where they share anything.
         alike: advisory: pictures of different parts that look alike.
         within: advisory: pictures of one part with equal pixels, by part.
+        contradicting: pairs of images with equal pixels and different classes, the first ten.
         unread: why pixels were not compared; "" where they were.
     """
 
@@ -81,6 +82,7 @@ class Audit:
     overlaps: tuple[Overlap, ...]
     alike: tuple[Overlap, ...]
     within: Mapping[str, int]
+    contradicting: tuple[tuple[str, str], ...]
     unread: str
 
     @property
@@ -119,6 +121,7 @@ def audit(source: Source, split: Split, *, unread: str = "", perceptual: bool = 
         overlaps=overlaps(source, split, unread=bool(unread)),
         alike=() if unread or not perceptual else near_duplicates(source, split),
         within=within,
+        contradicting=() if unread else _contradicting(source, parts),
         unread=unread,
     )
 
@@ -175,6 +178,19 @@ def _within(images: Images, parts: Mapping[str, np.ndarray]) -> dict[str, int]:
         pixels = images.subset(positions).fingerprints().pixels
         found[name] = len(pixels) - len(np.unique(pixels))
     return found
+
+
+def _contradicting(source: Source, parts: Mapping[str, np.ndarray]) -> tuple[tuple[str, str], ...]:
+    """Images with the pixels of an earlier one and another class."""
+    everyone = np.concatenate(list(parts.values()))
+    pixels = source.images.subset(everyone).fingerprints().pixels.tolist()
+    first: dict[str, int] = {}
+    found = []
+    for mark, at in zip(pixels, everyone.tolist(), strict=True):
+        before = first.setdefault(mark, at)
+        if source.targets[before] != source.targets[at]:
+            found.append((str(source.ids[before]), str(source.ids[at])))
+    return tuple(found[:_SHOWN])
 
 
 def near_duplicates(source: Source, split: Split, *, near: int = NEAR) -> tuple[Overlap, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from ltbench.audit import Overlap, overlaps
 from ltbench.composition import Composition, overrides
 from ltbench.config import RunConfig
 from ltbench.data.feed import Part, batches_per_epoch
 from ltbench.data.leaks import Leak, group_leak
 from ltbench.data.lists import source_digest, stored_split
 from ltbench.data.longtail import carve
-from ltbench.dataset import Dataset, Images, Source, Split
+from ltbench.dataset import Dataset, Source, Split
 from ltbench.errors import UsageError, VerificationError
 from ltbench.files import canonical_json, sha256_hex
 from ltbench.method import Collective, Method, Task
 from ltbench.models import BackboneFactory, check_images
 from ltbench.registry import DATASETS, METHODS, source_files, suggest
+from ltbench.rendering import output_shape, pixel_statistics, resolved_render
 from ltbench.training.devices import device_kind, resolved_precision, resolved_threads
-from ltbench.views.device import can_render
-from ltbench.views.transforms import Shape
 from ltbench.views.view import View
 from ltbench.warm_start import WarmStart, check_start, find_start
 
@@ -93,6 +93,11 @@ class Cell:
         """Where views are made, "host" or "device"."""
         where: str = self.key_parts["render"]
         return where
+
+    @cached_property
+    def overlaps(self) -> tuple[Overlap, ...]:
+        """What the parts share by name, group, file and pixels."""
+        return overlaps(self.source, self.split)
 
     @property
     def uses_validation(self) -> bool:
@@ -191,58 +196,6 @@ def prepare(
     )
     _check(cell)
     return cell
-
-
-def pixel_statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of a part's pixels by channel, on the scale 0..1, from exact integer sums."""
-    images = part.pictures()
-    total, squares, count = np.zeros(images.channels), np.zeros(images.channels), 0
-    for pixels in _blocks(images):
-        total += pixels.sum(axis=0)
-        squares += (pixels**2).sum(axis=0)
-        count += len(pixels)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
-    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
-
-
-def _blocks(images: Images) -> Iterator[np.ndarray]:
-    """All pixels, int64 (n, channels) at a time."""
-    if images.on_disk:
-        for position in range(len(images)):
-            yield images.picture(position).reshape(-1, images.channels).astype(np.int64)
-        return
-    for start in range(0, len(images), 1024):
-        some = images.take(np.arange(start, min(start + 1024, len(images)))).numpy()
-        yield some.transpose(0, 2, 3, 1).reshape(-1, images.channels).astype(np.int64)
-
-
-def resolved_render(config: RunConfig, source: Source) -> str:
-    """Where views are made: "host" (8-bit, on CPU cores) or "device" (float32, in batches).
-
-    Raises:
-        UsageError: the device was asked for, and cannot batch pictures of these sizes.
-    """
-    if config.render == "host":
-        return "host"
-    drawn = {name: View(steps) for name, steps in config.views.items()}
-    stuck = [name for name, view in drawn.items() if not can_render(view, source.images)]
-    if config.render == "auto":
-        on_cpu = device_kind(config.machine) == "cpu"
-        return "host" if source.images.on_disk and (on_cpu or stuck) else "device"
-    if stuck:
-        raise UsageError(
-            f"render is 'device', but the pictures differ in size and view '{stuck[0]}' begins "
-            "with no step that makes them one size. Begin it with a resize or a "
-            "random_resized_crop, or use render=host."
-        )
-    return "device"
-
-
-def output_shape(view: View, images: Images) -> Shape:
-    """(channels, height, width) of a view's pictures; of the first, where a view keeps sizes."""
-    height, width = (int(side) for side in images.sizes[0])
-    return view.output_shape((images.channels, height, width))
 
 
 @cache

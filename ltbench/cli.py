@@ -345,10 +345,13 @@ def plugin_new(name: str, kind: str, folder: Path | None) -> None:
 @plugin.command("test")
 @click.argument("name", metavar="NAME|FILE")
 @click.option("--kind", type=click.Choice(["method", "dataset"]), help="Told by the name or file.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where a data set's files lie.")
 @plugin_option
-def plugin_test(name: str, kind: str | None, plugins: tuple[Path, ...]) -> None:
+def plugin_test(
+    name: str, kind: str | None, data_root: Path | None, plugins: tuple[Path, ...]
+) -> None:
     """Run the conformance suite on a plugin."""
     from ltbench import scaffold
 
     add_plugins(plugins)
-    sys.exit(scaffold.run_suite(name, kind, plugins))
+    sys.exit(scaffold.run_suite(name, kind, plugins, data_root))

@@ -34,7 +34,6 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "asked",
-    "changes",
     "dataset_config",
     "flat",
     "load_recipe",
@@ -44,6 +43,7 @@ __all__ = [
     "rebuild",
     "recipe_names",
     "resolve",
+    "user_layers",
     "validate",
 ]
 
@@ -259,7 +259,7 @@ def resolve(request: Request) -> RunConfig:
     preset = "+".join(sorted(presets.split("+")))
     method = METHODS[method_name]
     dataset = DATASETS[request.dataset]
-    user = _user_layers(request)
+    user = user_layers(request)
     recipe = request.recipe or user.get("recipe") or dataset.default_recipe
     protocol = request.protocol or user.get("protocol") or dataset.default_protocol
     names = {
@@ -371,26 +371,11 @@ def _refuse_other_names(user: Settings, names: Settings) -> None:
 
 def asked(request: Request) -> list[str]:
     """Dotted names of all settings the user gave, changed or not."""
-    return sorted(flat(_user_layers(request)))
+    return sorted(flat(user_layers(request)))
 
 
-def changes(request: Request) -> list[str]:
-    """What the user's settings changed, as `key=value`, for labels of rows.
-
-    Settings of the data set are left out: tables tell data apart.
-    """
-    config, user = resolve(request), flat(_user_layers(request))
-    data = {key: value for key, value in user.items() if key.startswith("dataset.")}
-    plain = Request(request.method, request.dataset, config.protocol, config.recipe, data)
-    try:
-        before = flat(resolve(plain).hashed())
-    except UsageError:  # a recipe that leaves settings to the user: then all of the user's count
-        before = {key: value for key, value in flat(config.hashed()).items() if key not in user}
-    after = flat(config.hashed())
-    return sorted(f"{key}={value}" for key, value in after.items() if before.get(key) != value)
-
-
-def _user_layers(request: Request) -> Settings:
+def user_layers(request: Request) -> Settings:
+    """The settings that the user gave, nested: tuned file, then YAML file, then flags."""
     user: Settings = {}
     for file in (request.tuned_file, request.config_file):
         if file is not None:

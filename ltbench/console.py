@@ -58,6 +58,13 @@ class Console:
             f"{parts['num_devices']}, precision {parts['precision']}, threads {parts['threads']}\n"
             f"  folder: {folder.path}\n  key: {cell.key}" + (f"\n  {goes_on}" if goes_on else "")
         )
+        for one in cell.overlaps:
+            if one.num_beyond_groups:
+                click.echo(
+                    f"  WARNING: {one.num_images} of {one.num_in_part} images of {one.parts[1]} "
+                    f"are in {one.parts[0]} too, by {one.kind}; `data audit` names them",
+                    err=True,
+                )
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """After an epoch."""

@@ -23,6 +23,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("target", metavar="DATASET|FOLDER|CSV"),
         click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE"),
         click.option("--data-root", type=click.Path(path_type=Path), help="Where the files lie."),
+        click.option("--skip-broken", is_flag=True, help="Leave out, and record, broken pictures."),
         plugin_option,
     ]
     for option in reversed(options):
@@ -39,13 +40,20 @@ def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _opened(
-    target: str, assignments: tuple[str, ...], data_root: Path | None, plugins: tuple[Path, ...]
+    target: str,
+    assignments: tuple[str, ...],
+    data_root: Path | None,
+    skip_broken: bool,
+    plugins: tuple[Path, ...],
 ) -> Any:
     from ltbench.data_work import open_dataset
     from ltbench.settings import parse_assignments
 
     add_plugins(plugins)
-    return open_dataset(target, parse_assignments(assignments), data_root)
+    settings = parse_assignments(assignments)
+    if skip_broken:
+        settings["dataset.skip_broken"] = True
+    return open_dataset(target, settings, data_root)
 
 
 @click.group(cls=Commands)
@@ -85,8 +93,7 @@ def fetch(accept_licence: bool, from_dir: Path | None, mirror: str | None, **whe
 @data.command("prepare")
 @target_options
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one a core.")
-@click.option("--skip-broken", is_flag=True, help="Leave out, and record, what cannot be read.")
-def prepare(workers: int | None, skip_broken: bool, **where: Any) -> None:
+def prepare(workers: int | None, **where: Any) -> None:
     """Decode and resize every picture once; interrupted work goes on where it stopped."""
     from tqdm import tqdm
 
@@ -95,15 +102,24 @@ def prepare(workers: int | None, skip_broken: bool, **where: Any) -> None:
 
     dataset = _opened(**where)
     with tqdm(unit="picture", disable=None, leave=False) as bar:
+        tenth = 0
 
         def move(done: int, total: int) -> None:
+            nonlocal tenth
             bar.total = total
             bar.update(done - bar.n)
+            if bar.disable and total and 10 * done // total > tenth:
+                tenth = 10 * done // total
+                click.echo(f"{done} of {total} pictures")
 
-        cores = len(os.sched_getaffinity(0))
-        data_work.prepare(
-            dataset, PrepareRequest(workers or min(cores, 16), skip_broken, move, click.echo)
+        request = PrepareRequest(
+            workers or min(len(os.sched_getaffinity(0)), 16), on_progress=move, say=click.echo
         )
+        try:
+            data_work.prepare(dataset, request)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What is decoded is kept: the same command goes on.", err=True)
+            raise
 
 
 @data.command("audit")

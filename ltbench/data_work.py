@@ -97,6 +97,8 @@ def subject(dataset: Dataset, protocol: str | None, split_seed: int) -> Subject:
 def fetch(dataset: Dataset, request: FetchRequest) -> None:
     """Download a data set, where its plugin can; then say what comes next."""
     dataset.fetch(request)
+    if OWN_DATA in dataset.info.tags:
+        return
     if isinstance(dataset, StoredDataset):
         request.say(f"Next: {dataset.command('prepare')}")
         return
@@ -188,11 +190,12 @@ def audit_data(
         "counts": dict(result.counts),
         "missing_classes": {part: names for part, names in result.missing.items() if names},
         "num_groups": dict(result.num_groups),
-        "measured_imbalance": result.imbalance,
+        "measured_imbalance": result.imbalance and round(result.imbalance, 2),
         "leak": None if result.leak is None else result.leak.as_note(),
         "overlaps": [overlap.as_fact() for overlap in result.overlaps],
         "alike": [overlap.as_fact() for overlap in result.alike],
         "equal_within": dict(result.within),
+        "contradicting": [list(pair) for pair in result.contradicting],
         "unread": result.unread,
         "left_out": found.source.notes.get("left_out", {}),
         "notes": dict(found.source.notes),
@@ -231,6 +234,15 @@ def render_audit(facts: Facts) -> str:
         f"equal pixels within {part}: {count} images (advisory)"
         for part, count in facts["equal_within"].items()
         if count
+    ]
+    lines += [
+        f"equal pixels, different classes: {first} and {second}"
+        for first, second in facts["contradicting"]
+    ]
+    lines += [
+        f"{name.replace('_', ' ')}: {note}"
+        for name, note in facts["notes"].items()
+        if name != "left_out"
     ]
     lines += [f"left out: {name}: {reason}" for name, reason in facts["left_out"].items()]
     leaking = (facts["leak"] or {}).get("classes", {})

@@ -92,7 +92,8 @@ def _data_check(name: str) -> Facts:
         images = dataset.load(dataset.choose_protocol(dataset.default_protocol)).images
         state, finding = "ok", f"{len(images)} images, read in {time.monotonic() - started:.1f} s"
     except DataMissingError as error:
-        state, finding = "note", str(error).splitlines()[0]
+        state = "note"
+        finding = f"{str(error).splitlines()[0].rstrip(':')} (data fetch {name} says more)"
     except Exception as error:  # noqa: BLE001 - one broken plugin must not hide the other checks
         state, finding = "failed", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return {"check": f"data: {name}", "state": state, "finding": finding}

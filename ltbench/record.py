@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ltbench import provenance
-from ltbench.audit import overlaps
 from ltbench.cell import Cell
 from ltbench.data.feed import Part
 from ltbench.files import sha256_hex
@@ -54,7 +53,7 @@ def make_record(
         "selected": trainer.log.selected,
         **_machine(trainer, cell),
         "input": _input(cell),
-        "overlaps": [overlap.as_fact() for overlap in overlaps(cell.source, cell.split)],
+        "overlaps": [overlap.as_fact() for overlap in cell.overlaps],
         **_beginning(trainer, cell, folder),
         "metrics": {
             name: None if part is None else evaluate(part, counts) for name, part in parts.items()

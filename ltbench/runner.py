@@ -16,10 +16,11 @@ from torch import nn
 
 from ltbench import claims, provenance, seen, stage_reuse
 from ltbench.cell import Cell, Sources, prepare
-from ltbench.config import Request, RunConfig, asked, changes, rebuild, resolve
+from ltbench.config import Request, RunConfig, asked, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
 from ltbench.errors import InterruptedRunError, RunFailedError
 from ltbench.files import sha256_hex
+from ltbench.labels import changes
 from ltbench.method import Method
 from ltbench.models import state_digest
 from ltbench.record import Context, make_record

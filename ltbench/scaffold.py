@@ -93,6 +93,7 @@ from ltbench.testing import {suite}
 class TestPlugin({suite}):
     {kind} = {name!r}
     plugins = ({plugins})
+    data_root = {data_root}
 '''
 
 
@@ -131,12 +132,15 @@ def testable_name(file: Path) -> str:
     return file.stem if file.resolve().parent in registry.folders() else shlex.quote(str(file))
 
 
-def run_suite(name: str, kind: str | None, plugins: Sequence[Path] = ()) -> int:
+def run_suite(
+    name: str, kind: str | None, plugins: Sequence[Path] = (), data_root: Path | None = None
+) -> int:
     """Run the conformance suite on a plugin in a fresh process; returns its exit code.
 
     Args:
         name: of the plugin, or its file.
         kind: method or dataset; None to go by what the file registers, or the name is known as.
+        data_root: where a data set's files lie.
     """
     try:
         import pytest  # noqa: F401
@@ -154,7 +158,10 @@ def run_suite(name: str, kind: str | None, plugins: Sequence[Path] = ()) -> int:
     _ = registry[name]  # an unknown or broken plugin is named before pytest starts
     suite = "MethodConformance" if kind == "method" else "DatasetConformance"
     paths = "".join(f"Path({str(Path(file).resolve())!r}), " for file in plugins)
-    text = _TEST.format(suite=suite, kind=kind, name=normalise(name), plugins=paths)
+    where = f"Path({str(data_root.resolve())!r})" if data_root else None
+    text = _TEST.format(
+        suite=suite, kind=kind, name=normalise(name), plugins=paths, data_root=where
+    )
     with tempfile.TemporaryDirectory(prefix="ltbench-") as folder:
         file = Path(folder) / "test_plugin.py"
         file.write_text(text, encoding="utf-8")

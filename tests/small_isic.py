@@ -116,7 +116,13 @@ def server_files() -> dict[str, bytes]:
     """Everything that is downloaded, by name."""
     training, test = rows(), official_test_rows()
     facts = [
-        (r["image"], str(20 + 5 * (i % 12)) if i % 7 else "", "anterior torso", r["lesion"], "male")
+        (
+            r["image"],
+            str(20 + 5 * (i % 12)) if i % 7 else "",
+            ("anterior torso", "head/neck", "")[i % 3],
+            r["lesion"],
+            ("male", "female")[i % 2],
+        )
         for i, r in enumerate(training)
     ]
     test_facts = [(r["image"], "45", "head/neck", "female") for r in test]

@@ -26,7 +26,7 @@ LAYERS = (
     "stored_predictions seen results run_weights",
     "composition config claims warm_start audit",
     "training training.* evaluator",
-    "trainer cell workers",
+    "trainer rendering cell labels workers",
     "stage_reuse record runner",
     "evidence",
     "report report.*",

@@ -16,7 +16,6 @@ from ltbench.composition import COMPOSITIONS
 from ltbench.config import (
     Request,
     RunConfig,
-    changes,
     dataset_config,
     load_recipe,
     preset_settings,
@@ -27,6 +26,7 @@ from ltbench.config import (
 from ltbench.errors import UsageError
 from ltbench.explain import allowed, searched
 from ltbench.files import canonical_json, sha256_hex
+from ltbench.labels import changes
 from ltbench.method import MethodConfig
 from ltbench.registry import DATASETS, METHODS
 from ltbench.settings import flat, nested, parse_assignments

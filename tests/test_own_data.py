@@ -326,3 +326,55 @@ class TestExternal:
         answer = bench("test", key, "--dataset", "digits_lt", "--label-map", "map.csv")
         assert answer.code == 2
         assert "takes pictures of 3 channels, the data have 1" in answer.err
+
+
+def test_pictures_of_other_pixels_have_a_table_of_their_own(place, bench):
+    """The same names, parts and classes: two clinics that number their pictures alike."""
+    for seed in (0, 5000):
+        make(place / "own", seed=seed)
+        run_of(bench, place / "own")
+    assert bench("table").out.count("Data set: csv") == 2
+
+
+def test_sizes_that_the_recipe_cannot_batch_are_refused_before_training(place, bench):
+    for i, name in enumerate(COLOURS):
+        for k in range(10):
+            draw(place / "d" / name / f"{k}.png", (9, 9, 9), 50 * i + k, size=16 + 2 * k)
+    answer = bench("run", "--method", "ce", "--dataset", "folder", "--data-root", "d", *TINY)
+    assert answer.code == 2
+    assert "Begin it with a resize" in answer.err
+
+
+def test_a_run_warns_of_pictures_in_two_parts(place, bench):
+    for part, count in (("train", 6), ("val", 3), ("test", 3)):
+        for c, (name, colour) in enumerate(COLOURS.items()):
+            for i in range(count):
+                seed = 0 if i == 0 and c == 1 and part != "val" else 1000 * len(part) + 100 * c + i
+                draw(place / "d" / part / name / f"{part}{i}.png", colour, seed)
+    answer = bench("run", "--method", "ce", "--dataset", "folder", "--data-root", "d", *TINY)
+    assert answer.code == 0
+    assert "WARNING: 1 of 9 images of test are in train too, by pixels" in answer.err
+    assert "1 test images are in train by pixels" in bench("table").out
+
+
+def test_equal_pictures_of_two_classes_are_named(place, bench):
+    for c, (name, colour) in enumerate(COLOURS.items()):
+        for i in range(10):
+            draw(place / "d" / name / f"{i}.png", colour, 100 * c + i)
+    for name in list(COLOURS)[:2]:
+        draw(place / "d" / name / "9.png", (5, 5, 5), 1)
+    assert "equal pixels, different classes" in bench("data", "audit", "d").out
+
+
+def test_the_python_twins_take_text_for_paths(place):
+    import ltbench
+
+    make(place / "own")
+    make(place / "other", seed=5000, prefix="b", count=3)
+    settings = {"dataset.csv": "own/table.csv", "epochs": 1, "batch_size": 8}
+    (outcome,) = ltbench.run("ce", "csv", recipe="digits", settings=settings, results="out")
+    assert ltbench.audit_data("own/table.csv")["verdict"].startswith("clean")
+    table = {"dataset.csv": str(place / "other" / "table.csv")}
+    found = ltbench.external_test(outcome, "csv", settings=table, results="out")
+    assert found.record["num_images"] == 9
+    assert "csv" in ltbench.table(results="out")[0]

@@ -32,7 +32,7 @@ def footer(
     of_rows = _said((names[key], ", ".join(map(str, found))) for key, found in seeds.items())
     return [
         f"Data set: {first['dataset']}. Protocol: {first['protocol']}. "
-        f"Split: {first['split_digest'][:12]}. Results are of its test part.",
+        f"Split: {first['split_digest'][:12]}. {_images(first)}Results are of its test part.",
         f"Protocol notes: {said(_notes)}.",
         f"Leak: {said(leak)}.",
         f"Recipe: {said(lambda record: record['recipe'])}. Seeds: {of_rows}. "
@@ -44,6 +44,11 @@ def footer(
         f"Versions: {said(_versions)}.",
         "Mean \N{PLUS-MINUS SIGN} sample standard deviation over seeds; rates in percent.",
     ]
+
+
+def _images(record: Record) -> str:
+    digest = (record.get("key_parts") or {}).get("image_digest", "")
+    return f"Images: {digest[:12]}. " if digest else ""
 
 
 def leak(record: Record) -> str:

@@ -266,7 +266,9 @@ def _grouped(
 def _what_is_compared(record: Record) -> tuple[str, ...]:
     notes = record.get("protocol_notes") or {}
     facts = {name: note for name, note in notes.items() if not isinstance(note, str)}
-    return record["dataset"], record["protocol"], record["split_digest"], canonical_json(facts)
+    images = (record.get("key_parts") or {}).get("image_digest", "")
+    where = record["dataset"], record["protocol"], record["split_digest"]
+    return *where, images, canonical_json(facts)
 
 
 def _table(records: Sequence[Record], metrics: tuple[str, ...]) -> Table:

@@ -94,9 +94,17 @@ class StoredDataset(Dataset):
         return str(self.root.resolve())
 
     def prepare(self, request: PrepareRequest) -> None:
-        """Decode every picture into the store; what is there already is kept."""
+        """Decode every picture into the store; what is there already is kept.
+
+        Raises:
+            DataMissingError: neither the files nor a store of them are here.
+        """
+        table = self.whole_table()
+        if not any(file.exists() for file in table.files):
+            self._say_without_files(table, request)
+            return
         store = self._write(
-            self.whole_table(),
+            table,
             workers=request.workers,
             skip_broken=request.skip_broken or self.config.skip_broken,
             on_progress=request.on_progress,
@@ -107,6 +115,20 @@ class StoredDataset(Dataset):
             request.say(f"converted, {kind}: {count}")
         for left in store.left_out:
             request.say(f"left out: {left['id']} ({left['file']}): {left['reason']}")
+
+    def _say_without_files(self, table: ImageTable, request: PrepareRequest) -> None:
+        try:
+            store = Store.open(self.store_folder())
+        except DataMissingError as error:
+            raise DataMissingError(
+                f"The tables of {self.info.name} name {len(table)} pictures, and none of them is "
+                f"in {self.root}. Run: {self.command('fetch')}"
+            ) from error
+        store.verify()
+        request.say(
+            f"{len(store.ids)} pictures in {self.store_folder()}, every pixel checked; their files "
+            "are no longer here, and not needed"
+        )
 
     def load(self, protocol: str) -> Source:
         """The images of a protocol, from the store.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ltbench.dataset import Images
+from ltbench.errors import UsageError
 from ltbench.views.colour import ColorJitter, Grayscale
 from ltbench.views.host_colour import HostColorJitter, HostGrayscale
 from ltbench.views.host_geometry import (
@@ -114,13 +115,13 @@ class HostView:
         """(B, height, width, channels) of a batch of these pictures' views.
 
         Raises:
-            ValueError: their sizes differ.
+            UsageError: their sizes differ.
         """
         sizes = self.output_sizes[positions]
         if not (sizes == sizes[:1]).all():
-            raise ValueError(
-                f"Expected pictures whose views have one size, got {np.unique(sizes, axis=0)}. "
-                "Group them by `output_sizes`."
+            raise UsageError(
+                f"Expected pictures whose views have one size, got {len(np.unique(sizes, axis=0))} "
+                "sizes in one batch. Begin the view with a resize or a random_resized_crop."
             )
         height, width = sizes[0].tolist()
         return len(positions), height, width, self.channels

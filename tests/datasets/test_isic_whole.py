@@ -343,3 +343,25 @@ class TestConformance(DatasetConformance):
     @pytest.fixture(autouse=True)
     def _root(self, root):
         pass
+
+
+def test_preparing_without_the_pictures(served, tmp_path, bench, monkeypatch):
+    _url, folder = served
+    monkeypatch.setenv("LTBENCH_DATA", str(tmp_path / "home"))
+    where = ("isic2019", "--data-root", tmp_path / "d")
+    given = ("--set", f"dataset.manifest={folder}/manifest.yaml", "--from-dir", folder / "server")
+    assert bench("data", "fetch", *where, *given).code == 0
+    pictures = tmp_path / "d" / "ISIC_2019_Training_Input"
+    aside = tmp_path / "aside"
+    pictures.rename(aside)
+    (tmp_path / "d" / "ISIC_2019_Test_Input").rename(tmp_path / "aside_test")
+    nothing = bench("data", "prepare", *where)
+    assert (nothing.code, "data fetch isic2019" in nothing.err) == (3, True)
+    aside.rename(pictures)
+    assert bench("data", "prepare", *where, "--workers", "1").code == 0
+    pictures.rename(aside)
+    again = bench("data", "prepare", *where)
+    assert (again.code, "no longer here, and not needed" in again.out) == (0, True)
+    assert bench("data", "audit", *where, "--no-perceptual").code == 0
+    official = bench("data", "show", *where, "--protocol", "official")
+    assert "data fetch isic2019" in official.out

@@ -319,7 +319,7 @@ def test_a_folder_that_cannot_be_written_to(get, both, site, monkeypatch, tmp_pa
 
 def test_a_file_in_place_of_the_folder(get, both, tmp_path):
     (tmp_path / "data").write_text("no folder")
-    with pytest.raises(UsageError, match="cannot be written to"):
+    with pytest.raises(UsageError, match="a file of that name is in the way"):
         get(*both)
 
 

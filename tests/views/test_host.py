@@ -343,7 +343,7 @@ def test_sizes_are_known_before_a_picture_is_made(images):
     crop = HostView(view([{"random_resized_crop": {"size": 50}}]), images)
     assert (crop.output_sizes == 50).all()
     assert crop.batch_shape(np.arange(3)) == (3, 50, 50, images.channels)
-    with pytest.raises(ValueError, match="views have one size"):
+    with pytest.raises(UsageError, match="views have one size"):
         short.batch_shape(np.arange(3))
 
 

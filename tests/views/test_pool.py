@@ -133,7 +133,7 @@ def test_too_many_jobs_ahead_are_refused_and_forgotten_ones_are_not_counted(pool
 def test_views_of_several_sizes_are_told_apart(pools, workers):
     (batch,) = submit(pools[workers], [0, 2, 4], names=("ragged",))()
     assert batch.shape == (3, 3, 32, 40)
-    with pytest.raises(ValueError, match="views have one size"):
+    with pytest.raises(UsageError, match="views have one size"):
         submit(pools[workers], [0, 1], names=("ragged",))
 
 
