@@ -188,7 +188,8 @@ class StoredDataset(Dataset):
                 return store
             why = f"its store at {folder} does not hold them as they are: {changed}"
         if not self.prepares_itself:
-            first = f"{self.command('fetch')}\nthen: " if "nor is" in why else ""
+            is_whole = all(file.exists() for file in table.files)
+            first = "" if is_whole else f"{self.command('fetch')}\nthen: "
             raise DataMissingError(
                 f"{self.info.name} is not prepared: {why}. Run: {first}{self.command('prepare')}"
             )
