@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
@@ -73,9 +74,9 @@ class OwnPictures(StoredDataset):
     def _table(self) -> ImageTable:
         return self.read()
 
+    @abstractmethod
     def read(self) -> ImageTable:
         """Read what the user named."""
-        raise NotImplementedError
 
     def split(self, source: Source, protocol: str, seed: int) -> Split:
         """See `PROTOCOLS`."""

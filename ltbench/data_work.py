@@ -176,7 +176,7 @@ def audit_data(
     A leak is in order under a protocol that names it.
     """
     found = subject(dataset, protocol, split_seed)
-    if isinstance(dataset, StoredDataset) and not found.unread:
+    if not found.unread:
         dataset.verify()
     result = audit(found.source, found.split, unread=found.unread, perceptual=perceptual)
     named = found.protocol in dataset.leaky and result.shares_groups_only

@@ -250,6 +250,14 @@ class Dataset(ABC):
         """Decode the files once; nothing to do where pictures come decoded."""
         request.say(f"{self.info.name} needs no preparation: its pictures come decoded.")
 
+    def verify(self) -> None:
+        """Compare what is stored of the pictures with its digests, where something is stored.
+
+        Raises:
+            VerificationError: some have changed.
+        """
+        return
+
     @classmethod
     def opens(cls, path: Path) -> Mapping[str, Any] | None:
         """The settings with which this data set reads what lies at `path`; None where it cannot."""

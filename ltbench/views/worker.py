@@ -117,7 +117,7 @@ def work(connection: Connection, num_slots: int) -> None:
             connection.send(Answer(number, _error_of(order, made, seed, memory)))
     except (EOFError, ConnectionError):
         return
-    except Exception as error:
+    except Exception as error:  # of any kind: the parent raises it, and this process ends
         with suppress(ConnectionError):
             connection.send(Answer(number, _parcel(error)))
         raise SystemExit(1) from error
