@@ -13,7 +13,6 @@ import numpy as np
 
 from ltbench.audit import Overlap, overlaps
 from ltbench.composition import Composition, overrides
-from ltbench.config import RunConfig
 from ltbench.data.feed import Part, batches_per_epoch
 from ltbench.data.leaks import Leak, group_leak
 from ltbench.data.lists import source_digest, stored_split
@@ -25,6 +24,7 @@ from ltbench.method import Collective, Method, Task
 from ltbench.models import BackboneFactory, check_images
 from ltbench.registry import DATASETS, METHODS, source_files, suggest
 from ltbench.rendering import output_shape, pixel_statistics, resolved_render
+from ltbench.run_config import RunConfig
 from ltbench.training.devices import device_kind, resolved_precision, resolved_threads
 from ltbench.views.view import View
 from ltbench.warm_start import WarmStart, check_start, find_start
@@ -145,7 +145,7 @@ class Cell:
                 reweight=self.config.reweight,
                 mix=self.config.mix,
                 class_counts=self.training.class_counts,
-                seed=self.config.seed,
+                seed=self.config.seeds.loader,
             ),
         )
 

@@ -11,10 +11,22 @@ class RunFailedError(LtbenchError):
     """A run that had started could not go on."""
 
 
+class StorageError(LtbenchError):
+    """Storage that does not take what is written: of the machine, not of the run that met it."""
+
+
+class StorageFullError(RunFailedError, StorageError):
+    """No space is left, or the storage failed."""
+
+
 class UsageError(LtbenchError):
     """A name, a setting or a combination of settings that cannot be used."""
 
     exit_code = 2
+
+
+class StorageClosedError(UsageError, StorageError):
+    """A folder that is read-only or another user's."""
 
 
 class DataMissingError(LtbenchError):

@@ -166,7 +166,7 @@ def _predict(trained: Trained, source: Source, part: Part, device: torch.device)
         std=trained.std,
         device=device,
         channels_last=config.channels_last,
-        seed=config.seed,
+        seed=config.seeds.loader,
         make_pictures=partial(make_pictures, trained.record["render"], device, 0),
     )
     method = trained.method.to(device)

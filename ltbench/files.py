@@ -13,7 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ltbench.errors import DataMissingError, RunFailedError, UsageError, VerificationError
+from ltbench.errors import (
+    DataMissingError,
+    RunFailedError,
+    StorageClosedError,
+    StorageFullError,
+    UsageError,
+    VerificationError,
+)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CLOSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -29,21 +36,22 @@ def storage_errors(folder: Path, choose: str = "--results or --out") -> Iterator
         choose: the options or settings with which the user takes another folder.
 
     Raises:
-        RunFailedError: the folder is full, or the storage failed.
-        UsageError: the folder is read-only, not ours, or a file stands in its place.
+        StorageFullError: the folder is full, or the storage failed.
+        StorageClosedError: the folder is read-only or not ours.
+        UsageError: a file stands in its place.
     """
     try:
         yield
     except OSError as error:
         kept = "What was written before is kept."
         if error.errno in _FULL:
-            raise RunFailedError(
+            raise StorageFullError(
                 f"The folder {folder} is full: no space or no quota is left for another file. "
                 f"{kept} Free some space or choose another folder ({choose}), then run the "
                 "same command again."
             ) from error
         if error.errno in _CLOSED:
-            raise UsageError(
+            raise StorageClosedError(
                 f"The folder {folder} cannot be written to ({error.strerror}). Expected a folder "
                 f"that this user may write in. {kept} Mend its permissions or its mount, or choose "
                 f"another folder ({choose})."
@@ -53,7 +61,7 @@ def storage_errors(folder: Path, choose: str = "--results or --out") -> Iterator
                 f"Expected a folder at {folder}, but a file of that name is in the way "
                 f"({error.filename}). Move it, or choose another folder ({choose})."
             ) from error
-        raise RunFailedError(
+        raise StorageFullError(
             f"Writing in {folder} failed: {error.strerror or error}. {kept} Check that the folder "
             "exists and its storage can be reached, then run the same command again."
         ) from error

@@ -85,6 +85,7 @@ def _cell_facts(cell: Cell) -> dict[str, Any]:
         "key": cell.key,
         "key_parts": cell.key_parts,
         "seed": config.seed,
+        "seeds": config.seeds._asdict(),
         "split_seed": config.split_seed,
         "split_digest": cell.split_digest,
         "class_names": list(cell.source.class_names),

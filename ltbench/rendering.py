@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ltbench.config import RunConfig
 from ltbench.data.feed import Part
 from ltbench.dataset import Images, Source
 from ltbench.errors import UsageError
+from ltbench.run_config import RunConfig
 from ltbench.training.devices import device_kind
 from ltbench.views.device import can_render
 from ltbench.views.transforms import Shape

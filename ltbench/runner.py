@@ -16,7 +16,7 @@ from torch import nn
 
 from ltbench import claims, provenance, seen, stage_reuse
 from ltbench.cell import Cell, Sources, prepare
-from ltbench.config import Request, RunConfig, asked, rebuild, resolve
+from ltbench.config import Request, asked, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
 from ltbench.errors import InterruptedRunError, RunFailedError
 from ltbench.files import sha256_hex
@@ -26,6 +26,7 @@ from ltbench.models import state_digest
 from ltbench.record import Context, make_record
 from ltbench.registry import add_plugins
 from ltbench.results import BEST_WEIGHTS, RunFolder
+from ltbench.run_config import RunConfig
 from ltbench.stage_reuse import StageKeeper
 from ltbench.trainer import Surroundings, Trainer
 from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
@@ -161,9 +162,9 @@ def folder_of(cell: Cell, results: Path) -> RunFolder:
 
 
 def build_method(cell: Cell, fabric: Fabric) -> Method:
-    """The method with the seed's initial weights, the same on every device."""
+    """The method with the initial weights of its seed, the same on every device."""
     collective = FabricCollective(fabric)
-    torch.manual_seed(_mixed(cell.config.seed, "initialisation"))
+    torch.manual_seed(_mixed(cell.config.seeds.init, "initialisation"))
     method = cell.method_class(cell.config.method, cell.task(collective))
     if cell.start is not None:
         cell.start.load(method, cell.source.class_names)
@@ -172,7 +173,7 @@ def build_method(cell: Cell, fabric: Fabric) -> Method:
     if cell.config.compile:
         method.backbone.compile()
     # From here on devices draw their own numbers (dropout).
-    torch.manual_seed(_mixed(cell.config.seed, f"device {collective.rank}"))
+    torch.manual_seed(_mixed(cell.config.seeds.loader, f"device {collective.rank}"))
     return method
 
 
@@ -304,7 +305,7 @@ def _renderer(cell: Cell, fabric: Fabric) -> Callable[..., Renderer]:
         std=std,
         device=fabric.device,
         channels_last=cell.config.channels_last,
-        seed=cell.config.seed,
+        seed=cell.config.seeds.loader,
         make_pictures=partial(make_pictures, cell.render, fabric.device, 0),
     )
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from ltbench.composition import Composition
-from ltbench.config import RunConfig, rebuild
+from ltbench.config import rebuild
 from ltbench.errors import VerificationError
 from ltbench.method import Method, Task
 from ltbench.models import BackboneFactory
 from ltbench.registry import METHODS
 from ltbench.results import RunFolder
+from ltbench.run_config import RunConfig
 from ltbench.run_weights import reported_weights
 from ltbench.views.view import View
 
@@ -80,6 +81,6 @@ def _task(record: dict[str, Any], config: RunConfig) -> Task:
         steps_per_epoch=inputs["steps_per_epoch"],
         make_backbone=BackboneFactory(config.backbone, inputs["shape"][0]),
         composition=Composition(
-            reweight=config.reweight, mix=config.mix, class_counts=counts, seed=config.seed
+            reweight=config.reweight, mix=config.mix, class_counts=counts, seed=config.seeds.loader
         ),
     )

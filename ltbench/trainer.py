@@ -14,12 +14,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ltbench import evaluator
-from ltbench.config import RunConfig
 from ltbench.data.feed import Renderer, TrainingSet
 from ltbench.errors import InterruptedRunError, RunFailedError, UsageError
 from ltbench.method import ClassReport, Method, Progress, Stage
 from ltbench.metrics import class_report, selection_value, validation_summary
 from ltbench.predictions import Predictions
+from ltbench.run_config import RunConfig
 from ltbench.training.checkpoint import save_checkpoint
 from ltbench.training.devices import FabricCollective
 from ltbench.training.engine import LossWatch

@@ -17,9 +17,9 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from ltbench.config import RunConfig
 from ltbench.errors import InterruptedRunError, LtbenchError, RunFailedError
 from ltbench.files import read_json, write_json
+from ltbench.run_config import RunConfig
 from ltbench.training.devices import make_fabric
 
 Work = Callable[[Fabric], None]

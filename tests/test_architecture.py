@@ -21,10 +21,12 @@ PLUGINS = {
 LAYERS = (
     "errors functional predictions columns",
     "files owner spawning registry settings explain provenance tensorboard recipes recipes.*",
+    "launchers launchers.*",
     "method dataset",
     "data data.* views views.* intake intake.* store store.* fetch fetch.* models metrics "
     "stored_predictions seen results run_weights",
-    "composition config claims warm_start audit",
+    "composition run_config",
+    "config claims warm_start audit",
     "training training.* evaluator",
     "trainer rendering cell labels workers",
     "stage_reuse record runner",
@@ -32,7 +34,7 @@ LAYERS = (
     "report report.*",
     "ablation",
     "trained external",
-    "api catalogue listing inspection data_work console scaffold grid launchers.* tune",
+    "api catalogue listing inspection data_work console scaffold grid grid_plan tune",
     "options data_cli cli testing testing.*",
     "__init__",
 )

@@ -15,7 +15,6 @@ from pydantic_core import to_jsonable_python
 from ltbench.composition import COMPOSITIONS
 from ltbench.config import (
     Request,
-    RunConfig,
     dataset_config,
     load_recipe,
     preset_settings,
@@ -29,6 +28,7 @@ from ltbench.files import canonical_json, sha256_hex
 from ltbench.labels import changes
 from ltbench.method import MethodConfig
 from ltbench.registry import DATASETS, METHODS
+from ltbench.run_config import RunConfig
 from ltbench.settings import flat, nested, parse_assignments
 
 ECL = Request("ecl", "digits_lt")

@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from ltbench.config import Request, RunConfig, flat, resolve
+from ltbench.config import Request, flat, resolve
 from ltbench.errors import InterruptedRunError, UsageError
 from ltbench.registry import METHODS, add_plugins
 from ltbench.results import BEST_WEIGHTS
+from ltbench.run_config import RunConfig
 from ltbench.runner import Outcome, Place, run
 from ltbench.stage_reuse import STAGES
 from ltbench.training.checkpoint import load_checkpoint

@@ -9,28 +9,38 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ltbench.config import MachineConfig, RunConfig
 from ltbench.errors import UsageError
 from ltbench.method import Collective
+from ltbench.run_config import MachineConfig, RunConfig
 
 FABRIC_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
 def device_kind(machine: MachineConfig) -> str:
-    """The kind, "cuda" or "cpu"; checked against what is here."""
-    available = torch.cuda.is_available()
-    if machine.device == "cuda" and not available:
+    """The kind, "cuda" or "cpu": what was asked for, or with "auto" what is here."""
+    if machine.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return machine.device
+
+
+def check_devices(machine: MachineConfig) -> None:
+    """Refuse a run for devices that this machine lacks; a grid may be planned without them.
+
+    Raises:
+        UsageError: no CUDA device, or fewer than asked for.
+    """
+    if device_kind(machine) != "cuda":
+        return
+    if not torch.cuda.is_available():
         raise UsageError(
             "machine.device is 'cuda', but torch sees no CUDA device here. Use --device cpu, or "
             "check the driver with `nvidia-smi`."
         )
-    kind = "cuda" if machine.device != "cpu" and available else "cpu"
-    if kind == "cuda" and machine.devices > torch.cuda.device_count():
+    if machine.devices > torch.cuda.device_count():
         raise UsageError(
             f"machine.devices is {machine.devices}, but torch sees {torch.cuda.device_count()} "
             "CUDA devices. Lower --devices."
         )
-    return kind
 
 
 def resolved_precision(config: RunConfig) -> str:
@@ -66,7 +76,12 @@ def make_fabric(config: RunConfig) -> Fabric:
 
 
 def settle(config: RunConfig) -> None:
-    """Fix threads and kernels in this process, so that the same run gives the same bits."""
+    """Fix threads and kernels in this process, so that the same run gives the same bits.
+
+    Raises:
+        UsageError: the run's devices are not here.
+    """
+    check_devices(config.machine)
     torch.set_num_threads(resolved_threads(config.machine))
     torch.backends.cudnn.allow_tf32 = False  # precision 32 means float32, also in convolutions
     torch.set_float32_matmul_precision("highest")

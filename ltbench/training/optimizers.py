@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltbench.config import OptimizerConfig, ScheduleConfig
 from ltbench.errors import UsageError
 from ltbench.method import Method, OptimizerSpec, ScheduleFn, Stage
+from ltbench.run_config import OptimizerConfig, ScheduleConfig
 from ltbench.training.schedules import lr_factor
 
 

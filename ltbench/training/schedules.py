@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ltbench.config import ScheduleConfig
+from ltbench.run_config import ScheduleConfig
 
 
 def lr_factor(schedule: ScheduleConfig, epoch: int, epochs: int) -> float:

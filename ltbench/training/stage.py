@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from ltbench.config import RunConfig
 from ltbench.data.feed import StageFeed, StreamPlan, TrainingSet, stream_word
 from ltbench.method import Collective, Method, Stage
+from ltbench.run_config import RunConfig
 from ltbench.training.engine import StepEngine
 from ltbench.training.optimizers import ScheduledOptimizer, make_optimizers
 
@@ -77,7 +77,7 @@ def _feed(
             batch_size=stream.batch_size or config.batch_size,
             drop_last=config.drop_last if stream.drop_last is None else stream.drop_last,
             word=stream_word(number, i, 0),
-            seed=config.seed,
+            seed=config.seeds.loader,
             epochs=stage.epochs,
             collective=collective,
         )

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from scipy.stats import chisquare
 
 from ltbench.cell import prepare
-from ltbench.config import OptimizerConfig, ScheduleConfig, resolve
+from ltbench.config import resolve
 from ltbench.data.samplers import choose_classes, class_probabilities, epoch_indices
 from ltbench.errors import UsageError
 from ltbench.functional import parabolic_weight
 from ltbench.method import METHODS, Progress, Stage
 from ltbench.models import BackboneFactory
+from ltbench.run_config import OptimizerConfig, ScheduleConfig
 from ltbench.testing.tiny import tiny_request
 from ltbench.testing.traps import no_host_sync
 from ltbench.training.optimizers import make_optimizers

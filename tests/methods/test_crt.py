@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ltbench.config import OptimizerConfig, ScheduleConfig, resolve
+from ltbench.config import resolve
 from ltbench.data.samplers import class_probabilities
 from ltbench.method import METHODS, Progress
+from ltbench.run_config import OptimizerConfig, ScheduleConfig
 from ltbench.testing.tiny import tiny_request, tiny_run, weights
 from ltbench.testing.traps import no_host_sync
 from ltbench.training.optimizers import make_optimizers

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from ltbench.composition import Composition, ReweightConfig
-from ltbench.config import Request, ScheduleConfig, load_recipe, resolve
+from ltbench.config import Request, load_recipe, resolve
 from ltbench.functional import weighted_mean
 from ltbench.method import METHODS, Progress
+from ltbench.run_config import ScheduleConfig
 from ltbench.testing import tiny_run
 from ltbench.testing.traps import no_host_sync
 from ltbench.training.schedules import lr_factor

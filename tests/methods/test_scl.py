@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ltbench.config import OptimizerConfig, ScheduleConfig, resolve
+from ltbench.config import resolve
 from ltbench.functional import supervised_contrastive_loss
 from ltbench.method import METHODS, Batch, Collective, Progress
+from ltbench.run_config import OptimizerConfig, ScheduleConfig
 from ltbench.testing.tiny import tiny_request, tiny_run
 from ltbench.testing.traps import no_host_sync
 from ltbench.training.optimizers import make_optimizers

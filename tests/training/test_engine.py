@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import nn
 
-from ltbench.config import OptimizerConfig, ScheduleConfig
 from ltbench.errors import UsageError
 from ltbench.method import METHODS, Batch, OptimizerSpec, Progress, Stage, Task
 from ltbench.registry import add_plugins
+from ltbench.run_config import OptimizerConfig, ScheduleConfig
 from ltbench.training.engine import LossWatch, StepEngine, split_batch
 from ltbench.training.optimizers import make_optimizers
 

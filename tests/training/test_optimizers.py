@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ltbench.config import OptimizerConfig, ScheduleConfig
 from ltbench.errors import UsageError
 from ltbench.method import OptimizerSpec, Stage
+from ltbench.run_config import OptimizerConfig, ScheduleConfig
 from ltbench.training.optimizers import gathered_gradients, make_optimizers
 
 STAGE = Stage("train", 10)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ltbench.config import ScheduleConfig
+from ltbench.run_config import ScheduleConfig
 from ltbench.training.schedules import lr_factor
 
 
