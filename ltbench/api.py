@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltbench.errors import InterruptedRunError
-from ltbench.registry import DATASETS, METHODS, Registry, add_plugins
+from ltbench.registry import DATASETS, METHODS, Registry, add_plugins, import_plugins
 
 if TYPE_CHECKING:
     from ltbench.ablation import Ablation
     from ltbench.config import Request
     from ltbench.external import External
+    from ltbench.grid import Grid
+    from ltbench.launching import LaunchOptions
     from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
 
@@ -141,12 +143,60 @@ def ablate(
     return run_ablation(request, ablation_rows(method, only), seeds, place, run_seed=run_seed)
 
 
+def sweep(
+    methods: Sequence[str] | str = (),
+    datasets: Sequence[str] | str = (),
+    *,
+    grid: str | Path | None = None,
+    protocols: Sequence[str] | str | None = None,
+    seeds: Sequence[int] | str | None = None,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    results: str | Path = DEFAULT_RESULTS,
+    data_root: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    launcher: str = "local",
+    options: LaunchOptions | None = None,
+    retry_failed: bool = False,
+    say: Callable[[str], None] = print,
+) -> Grid:
+    """Run every cell of methods x data sets x protocols x seeds that is not done.
+
+    Args:
+        methods: names, `ecl@authors` too; "all" for every method.
+        grid: a YAML file of the same and more; what is given here wins. See `GridSpec`.
+        seeds: [0, 1, 2] or "0-2"; five unless given.
+        launcher: "local", "ray" or "slurm".
+
+    Returns:
+        `done` and `failures`; `records()` of those that are done.
+    """
+    from ltbench.grid_spec import read_grid
+    from ltbench.runner import Place
+    from ltbench.sweep import Sweep
+
+    import_plugins([Path(file) for file in plugins])
+    given = {
+        "methods": methods or None,
+        "datasets": datasets or None,
+        "protocols": protocols,
+        "seeds": seeds,
+        "recipe": recipe,
+        "settings": dict(settings or {}),
+    }
+    place = Place(Path(results), _path(data_root), plugins=tuple(map(Path, plugins)))
+    spec = read_grid(_path(grid), given)
+    return Sweep(spec, place, launcher=launcher, options=options, say=say).run(
+        retry_failed=retry_failed
+    )
+
+
 def run_seed(request: Request, seed: int, place: Place) -> Outcome:
     """Run one cell with one seed, its record holding the command that repeats it."""
     from ltbench import runner
 
     request = replace(request, settings={**request.settings, "seed": seed})
-    command = repeat_command(request, seed, place)
+    command = place.command or repeat_command(request, seed, place)
     try:
         return runner.run(request, replace(place, command=command))
     except InterruptedRunError as error:

@@ -13,6 +13,7 @@ import click
 from ltbench import api
 from ltbench.data_cli import data
 from ltbench.errors import LtbenchError, UsageError
+from ltbench.grid_cli import sweep
 from ltbench.options import (
     Commands,
     json_option,
@@ -323,6 +324,7 @@ def doctor(results: Path, as_json: bool) -> None:
 
 
 cli.add_command(data)
+cli.add_command(sweep)
 
 
 @cli.group(cls=Commands)

@@ -29,7 +29,7 @@ def status(results: Path) -> list[Facts]:
         holder = claims.holder(folder.path)
         state = _state(folder) or ("stopped" if holder is None else "claimed")
         by = (holder or "") if state == "claimed" else ""
-        rows.append(row | {"state": state, "epochs": _last_epoch(folder), "by": by})
+        rows.append(row | {"state": state, "epochs": last_epoch(folder), "by": by})
     return rows
 
 
@@ -44,7 +44,8 @@ def _state(folder: RunFolder) -> str | None:
     return "done"
 
 
-def _last_epoch(folder: RunFolder) -> str:
+def last_epoch(folder: RunFolder) -> str:
+    """How far a run has come, for people; "-" where it has not."""
     try:
         epochs = folder.epochs()
     except VerificationError:

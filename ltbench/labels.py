@@ -7,11 +7,17 @@ from typing import Any
 from ltbench.config import Request, resolve, user_layers
 from ltbench.errors import UsageError
 from ltbench.files import sha256_hex
+from ltbench.run_config import RunConfig
 from ltbench.settings import flat
 
-__all__ = ["changes"]
+__all__ = ["changes", "row_label"]
 
 _LENGTH = 40  # of a value
+
+
+def row_label(request: Request, config: RunConfig) -> str:
+    """The row's name: method, preset and what was changed."""
+    return " ".join([config.method_label, *changes(request)])
 
 
 def changes(request: Request) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,36 +64,59 @@ SETTING_FLAGS: dict[str, str] = {
 }
 
 
+_path = click.Path(path_type=Path)
+_SHARED_OPTIONS = [
+    click.option("--recipe", help="Training recipe; default: the data set's."),
+    click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting."),
+    click.option("--config", "config_file", type=_path, help="A YAML file of settings."),
+    click.option("--tuned", "tuned_file", type=_path, help="A file of tuned settings."),
+    click.option("--epochs", type=int),
+    click.option("--batch-size", type=int, help="Images a step, over all devices together."),
+    click.option("--backbone"),
+    click.option("--weights", help="none, a timm tag, or a file."),
+    click.option("--precision", help="32, bf16 or auto."),
+    click.option("--select", help="val.accuracy, val.macro_f1, val.balanced_accuracy or last."),
+    click.option("--split-seed", type=int, help="Which images go where; 0 unless given."),
+    click.option("--device", help="auto, cpu or cuda."),
+    click.option("--devices", type=int, help="Devices of one run (DDP)."),
+    click.option("--threads", type=int, help="CPU threads; part of the key."),
+    click.option("--workers", type=int, help="Processes that make views on the CPU."),
+    click.option(
+        "--skip-broken",
+        is_flag=True,
+        default=None,
+        help="Leave out, and record, pictures that cannot be read.",
+    ),
+    click.option("--data-root", type=_path, help="Where the data lie."),
+    results_option,
+    plugin_option,
+]
+_protocol_option = click.option(
+    "--protocol", help="How the data are split; default: the data set's."
+)
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that `run` shares with the commands of grids."""
-    path = click.Path(path_type=Path)
-    options = [
-        click.option("--protocol", help="How the data are split; default: the data set's."),
-        click.option("--recipe", help="Training recipe; default: the data set's."),
-        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting."),
-        click.option("--config", "config_file", type=path, help="A YAML file of settings."),
-        click.option("--tuned", "tuned_file", type=path, help="A file of tuned settings."),
-        click.option("--epochs", type=int),
-        click.option("--batch-size", type=int, help="Images a step, over all devices together."),
-        click.option("--backbone"),
-        click.option("--weights", help="none, a timm tag, or a file."),
-        click.option("--precision", help="32, bf16 or auto."),
-        click.option("--select", help="val.accuracy, val.macro_f1, val.balanced_accuracy or last."),
-        click.option("--split-seed", type=int, help="Which images go where; 0 unless given."),
-        click.option("--device", help="auto, cpu or cuda."),
-        click.option("--devices", type=int, help="Devices of one run (DDP)."),
-        click.option("--threads", type=int, help="CPU threads; part of the key."),
-        click.option("--workers", type=int, help="Processes that make views on the CPU."),
-        click.option(
-            "--skip-broken",
-            is_flag=True,
-            default=None,
-            help="Leave out, and record, pictures that cannot be read.",
-        ),
-        click.option("--data-root", type=path, help="Where the data lie."),
-        results_option,
-        plugin_option,
-    ]
+    """The options of a command that runs one configuration."""
+    return _with([_protocol_option, *_SHARED_OPTIONS], command)
+
+
+def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Those of a command that runs many; it has a plural of `--protocol` of its own."""
+    return _with(_SHARED_OPTIONS, command)
+
+
+def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that flags give, by dotted name."""
+    from ltbench.settings import parse_assignments
+
+    settings = parse_assignments(flags["assignments"])
+    return settings | {
+        key: flags[flag] for flag, key in SETTING_FLAGS.items() if flags.get(flag) is not None
+    }
+
+
+def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
@@ -117,18 +140,13 @@ def place_of(flags: dict[str, Any], console: Console) -> Place:
 def request_of(method: str, dataset: str, flags: dict[str, Any]) -> Request:
     """The run that flags ask for."""
     from ltbench.config import Request
-    from ltbench.settings import parse_assignments
 
-    settings = parse_assignments(flags["assignments"])
-    settings |= {
-        key: flags[flag] for flag, key in SETTING_FLAGS.items() if flags.get(flag) is not None
-    }
     return Request(
         method=method,
         dataset=dataset,
         protocol=flags["protocol"],
         recipe=flags["recipe"],
-        settings=settings,
+        settings=settings_of(flags),
         config_file=flags["config_file"],
         tuned_file=flags["tuned_file"],
     )

@@ -33,6 +33,7 @@ from ltbench.registry import normalise
 SCHEMA_VERSION: Final = 1
 BEST_WEIGHTS: Final = "best.pt"  # of the reported epoch
 PREDICTIONS: Final = "predictions.npz"
+FAILURE: Final = "failure.json"
 
 _LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"seed-(\d+)")
@@ -130,6 +131,28 @@ class RunFolder:
                 f"{str(record)[:60]!r}. Restore it from a copy, or run the same command again."
             )
         return record
+
+    def write_failure(self, failure: Mapping[str, Any]) -> None:
+        """Say why this run failed; the folder is made where the run did not come so far."""
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / FAILURE, dict(failure))
+
+    def failure(self) -> dict[str, Any] | None:
+        """Why this run failed when it was tried last; None where it did not, or is running."""
+        try:
+            failure = read_json(self.path / FAILURE)
+        except DataMissingError:
+            return None
+        except VerificationError:
+            failure = None
+        whole = isinstance(failure, dict) and "message" in failure
+        return failure if whole else {"message": f"{self.path / FAILURE} is damaged"}
+
+    def clear_failure(self) -> None:
+        """Forget a failure that is over."""
+        with storage_errors(self.path):
+            (self.path / FAILURE).unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""

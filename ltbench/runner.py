@@ -20,13 +20,12 @@ from ltbench.config import Request, asked, rebuild, resolve
 from ltbench.data.feed import Part, Renderer, TrainingSet
 from ltbench.errors import InterruptedRunError, RunFailedError
 from ltbench.files import sha256_hex
-from ltbench.labels import changes
+from ltbench.labels import row_label
 from ltbench.method import Method
 from ltbench.models import state_digest
 from ltbench.record import Context, make_record
 from ltbench.registry import add_plugins
 from ltbench.results import BEST_WEIGHTS, RunFolder
-from ltbench.run_config import RunConfig
 from ltbench.stage_reuse import StageKeeper
 from ltbench.trainer import Surroundings, Trainer
 from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
@@ -91,7 +90,7 @@ def run(request: Request, place: Place) -> Outcome:
     folder = folder_of(cell, place.results)
     if folder.is_done():
         return Outcome(folder, folder.record(), "already done")
-    context = Context(label=_label(request, cell.config), command=place.command)
+    context = Context(label=row_label(request, cell.config), command=place.command)
     folder.create()
     claim = claims.acquire(folder.path, wait=True, on_wait=place.on_wait, done=folder.is_done)
     if claim is None:
@@ -347,11 +346,6 @@ def _resume_state(folder: RunFolder, resume: str, is_global_zero: bool) -> State
         # Else the next run would go on from what this one was told not to use.
         os.replace(path, folder.path / SET_ASIDE)
     return None
-
-
-def _label(request: Request, config: RunConfig) -> str:
-    """The row's name: method, preset and what was changed."""
-    return " ".join([config.method_label, *changes(request)])
 
 
 def _mixed(seed: int, purpose: str) -> int:

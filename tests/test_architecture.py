@@ -34,8 +34,9 @@ LAYERS = (
     "report report.*",
     "ablation",
     "trained external",
-    "api catalogue listing inspection data_work console scaffold grid grid_plan tune",
-    "options data_cli cli testing testing.*",
+    "api catalogue listing inspection data_work console scaffold grid_spec grid_cells "
+    "time_left grid launching sweep tune",
+    "options data_cli grid_cli cli testing testing.*",
     "__init__",
 )
 # Imports that go the wrong way, each with what would mend it.

@@ -327,6 +327,8 @@ def test_a_stored_config_serves_as_a_settings_file(tmp_path: Path) -> None:
 
 
 OTHER_VALUES: dict[str, Any] = {
+    "init_seed": 3,
+    "loader_seed": 4,
     "init_from": "0123abcd/seed-0",
     "machine.device": "cpu",
     "backbone": "resnet20_cifar",

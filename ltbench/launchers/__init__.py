@@ -7,7 +7,7 @@ from doing the same at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,11 +27,15 @@ class Job:
         name: what people call it.
         work: picklable, takes nothing; what it returns goes back to the launcher, so it is small.
         log: a file that takes what the work prints, appended to.
+        num_cpus: cores it keeps busy.
+        num_gpus: CUDA devices it needs; a part of one where several jobs share a device.
     """
 
     name: str
     work: Callable[[], Any]
     log: Path
+    num_cpus: int = 1
+    num_gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,15 @@ class Ended:
 class Launcher(Protocol):
     """Carries out jobs, as many at once as it has room for."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Ended]:
+    def device_kind(self) -> Literal["cpu", "cuda"]:
+        """What jobs find where they run, which need not be this machine."""
+        ...
+
+    def room(self, jobs: Sequence[Job]) -> int:
+        """How many of these run side by side; at least 1."""
+        ...
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """Do all jobs and give each as it ends, in any order.
 
         Closing the iterator tells what is under way to save and stop, and waits for it.

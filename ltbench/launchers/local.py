@@ -10,12 +10,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Literal
 
 from ltbench.launchers import Ended, Job
 from ltbench.launchers.carrying_out import Report, carry_out
@@ -64,7 +64,17 @@ class LocalLauncher:
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOADED))
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Ended]:
+    def device_kind(self) -> Literal["cpu", "cuda"]:
+        """What this machine has."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def room(self, jobs: Sequence[Job]) -> int:
+        """The slots, as far as there are jobs for them."""
+        return max(1, min(len(self._slots), len(jobs)))
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """See `Launcher.run`."""
         waiting = [(job, 1) for job in jobs]
         free = list(range(len(self._slots)))

@@ -1,0 +1,204 @@
+"""Runs a grid: hands its open cells to a launcher, tells how it goes, and what became of each."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import FrameType
+from typing import Any, get_args
+
+from ltbench import errors
+from ltbench.columns import columns
+from ltbench.errors import GridFailedError, InterruptedRunError, StorageError
+from ltbench.grid_cells import GridCell, Plan, State, run_cell, standing
+from ltbench.launchers import Ended, Job, Launcher
+from ltbench.runner import Place
+from ltbench.time_left import TimeLeft, in_words
+
+__all__ = ["Grid", "check_whole", "render_status", "run_grid", "status_rows"]
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Grid:
+    """What became of a grid.
+
+    Attributes:
+        done: cells that have a record now.
+        failures: the other cells, with what stopped each.
+    """
+
+    done: list[GridCell] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of the cells that are done."""
+        return [cell.folder.record() for cell in self.done]
+
+
+def run_grid(
+    plan: Plan,
+    launcher: Launcher,
+    place: Place,
+    *,
+    retry_failed: bool = False,
+    slots_per_device: int = 1,
+    say: Say = lambda text: None,
+) -> Grid:
+    """Run every cell that is not done.
+
+    Args:
+        launcher: who runs the cells.
+        retry_failed: also try cells again that failed before.
+        slots_per_device: cells that share a CUDA device.
+        say: told in lines what happens.
+
+    Raises:
+        InterruptedRunError: this process was told to stop; so were the cells, which have saved.
+        StorageError: results cannot be stored; no further cell was started.
+    """
+    grid = Grid()
+    clock = TimeLeft()
+    todo: dict[Job, GridCell] = {}
+    for cell in plan.cells:
+        stands = standing(cell)
+        if stands.state == "done":
+            grid.done.append(cell)
+            clock.learn_from(cell)
+        elif stands.state == "failed" and not retry_failed:
+            grid.failures[cell.name] = f"failed before: {stands.detail}"
+        else:
+            todo[_job(cell, place, slots_per_device)] = cell
+    say(_beginning(plan, grid, todo, retry_failed))
+    clock.expect(todo.values(), launcher.room(list(todo)))
+    with _stoppable(grid, len(plan.cells)), closing(launcher.run(list(todo))) as ends:
+        for ended in ends:
+            _take_in(ended, todo[ended.job], grid, clock, say, len(plan.cells))
+    return grid
+
+
+def _job(cell: GridCell, place: Place, slots_per_device: int) -> Job:
+    work = partial(run_cell, cell, place.results, place.data_root, place.plugins, place.resume)
+    machine = cell.machine
+    cpus, shared = (machine.threads or 1) * machine.devices, machine.devices / slots_per_device
+    gpus = shared if machine.device == "cuda" else 0.0
+    return Job(cell.name, work, cell.log, cpus + (machine.workers or 0), gpus)
+
+
+def _beginning(plan: Plan, grid: Grid, todo: dict[Job, GridCell], retry_failed: bool) -> str:
+    lines = [f"left out: {text}" for text in plan.left_out]
+    counts = [f"{len(plan.cells)} cells", f"{len(grid.done)} done", f"{len(todo)} to run"]
+    if grid.failures:
+        counts.append(f"{len(grid.failures)} failed before (--retry-failed tries them again)")
+    return "\n".join([*lines, ", ".join(counts)])
+
+
+def _take_in(
+    ended: Ended, cell: GridCell, grid: Grid, clock: TimeLeft, say: Say, total: int
+) -> None:
+    """Book the end of a cell and tell it."""
+    clock.ended(cell, ended.wall_time_s)
+    if ended.state == "interrupted":
+        # Told to stop by somebody else than this process, who went on.
+        grid.failures[cell.name] = f"stopped, saved: {ended.message}"
+    elif ended.state != "done":
+        grid.failures[cell.name] = f"{ended.message} (log: {cell.log})"
+    else:
+        grid.done.append(cell)
+    number = f"[{len(grid.done) + len(grid.failures):{len(str(total))}}/{total}]"
+    say(f"{number} {cell.name}: {_in_a_line(ended)}{clock.in_words()}")
+    kind = getattr(errors, ended.kind, None)
+    if isinstance(kind, type) and issubclass(kind, StorageError):
+        raise kind(ended.message)
+
+
+def _in_a_line(ended: Ended) -> str:
+    if ended.state != "done":
+        return f"{ended.state.upper()}: {ended.message.partition(chr(10))[0]}"
+    value = ended.value
+    text = "done by another process" if value["status"] == "already done" else "done"
+    again = f" at attempt {ended.attempts}" if ended.attempts > 1 else ""
+    accuracy = f"balanced accuracy {100 * value['balanced_accuracy']:.2f}"
+    return f"{text} in {in_words(ended.wall_time_s)}{again}, {accuracy}"
+
+
+@contextmanager
+def _stoppable(grid: Grid, total: int) -> Iterator[None]:
+    """Turn SIGTERM, SIGHUP and Ctrl-C into an error that unwinds, so that cells are told to stop.
+
+    A second signal, while they save, ends this process, and with it the cells, at once.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise _Stop(number)
+
+    previous: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for caught in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            previous[caught] = signal.signal(caught, stop) or signal.SIG_DFL
+    try:
+        yield
+    except _Stop as stopped:
+        raise InterruptedRunError(
+            f"Stopped by signal {stopped.number}; {len(grid.done)} of {total} cells are done, and "
+            "what was under way is saved. Run the same command again to go on from there.",
+            stopped.number,
+        ) from None
+    finally:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
+
+
+class _Stop(BaseException):
+    """A signal that asks this process to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def check_whole(grid: Grid) -> None:
+    """Raise where cells failed, once everything else has been told.
+
+    Raises:
+        GridFailedError: naming each, and how to try again.
+    """
+    if grid.failures:
+        lines = "".join(f"\n  {name}: {why}" for name, why in grid.failures.items())
+        raise GridFailedError(
+            f"{len(grid.failures)} of {len(grid.failures) + len(grid.done)} cells are not done; "
+            f"the others are.{lines}\nAdd --retry-failed to try again those that failed."
+        )
+
+
+def status_rows(plan: Plan) -> list[dict[str, Any]]:
+    """One row a cell: what it is, its run and how it stands."""
+    return [
+        {
+            "label": cell.label,
+            "dataset": cell.request.dataset,
+            "protocol": cell.protocol,
+            "seed": cell.seed,
+            "run": cell.folder.name,
+            "state": stands.state,
+            "detail": stands.detail,
+        }
+        for cell in plan.cells
+        for stands in [standing(cell)]
+    ]
+
+
+def render_status(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
+    """`sweep --status` for a terminal."""
+    totals = ", ".join(
+        f"{number} {state}"
+        for state in get_args(State)
+        if (number := sum(row["state"] == state for row in rows))
+    )
+    left_out = "".join(f"\nleft out: {text}" for text in plan.left_out)
+    return f"{columns(rows)}\n\n{len(rows)} cells: {totals}{left_out}"

@@ -1,0 +1,211 @@
+"""The cells of a grid: planned before the first trains, each with a state read from the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ltbench import claims, provenance
+from ltbench.api import repeat_command
+from ltbench.cell import prepare
+from ltbench.config import Request, asked, resolve
+from ltbench.console import Console
+from ltbench.errors import (
+    DataMissingError,
+    InterruptedRunError,
+    LtbenchError,
+    StorageError,
+    UsageError,
+    VerificationError,
+)
+from ltbench.grid_spec import GridSpec
+from ltbench.inspection import last_epoch
+from ltbench.labels import row_label
+from ltbench.record import now
+from ltbench.registry import import_plugins
+from ltbench.results import RunFolder
+from ltbench.run_config import MachineConfig, RunConfig
+from ltbench.runner import Place, folder_of, run
+
+__all__ = ["GridCell", "Plan", "Standing", "State", "plan", "run_cell", "standing"]
+
+State = Literal["done", "failed", "running", "stopped", "missing"]
+
+# A cell for which nobody chose threads trains on one, so that its key, and with it its bits, do not
+# depend on how many cells run beside it.
+DEFAULT_THREADS = 1
+_REFUSALS = (UsageError, DataMissingError, VerificationError)
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One run of a grid: a configuration with a seed, and the folder it belongs in."""
+
+    label: str
+    request: Request
+    seed: int
+    folder: RunFolder
+    protocol: str
+    machine: MachineConfig
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.label} on {self.request.dataset}/{self.protocol}, seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """What its runs print."""
+        return self.folder.path / "log.txt"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a grid.
+
+    Attributes:
+        left_out: of a grid of all methods, what does not fit a data set, with the reason.
+    """
+
+    cells: tuple[GridCell, ...]
+    left_out: tuple[str, ...] = ()
+
+
+class Standing(NamedTuple):
+    """How a cell stands: `detail` says by whom, how far, or why not."""
+
+    state: State
+    detail: str = ""
+
+
+def plan(spec: GridSpec, place: Place, *, settings: Mapping[str, Any]) -> Plan:
+    """Check every configuration of a grid and find the folder of every cell.
+
+    Args:
+        settings: the machine's, weaker than the grid's own, such as {"machine.device": "cuda"}.
+
+    Raises:
+        UsageError, DataMissingError, VerificationError: what is refused, all of it at once. Of a
+            grid of all methods those that do not fit a data set are left out instead.
+    """
+    rows: list[list[GridCell]] = []
+    refused: list[tuple[str, LtbenchError]] = []
+    for request in spec.requests():
+        request = replace(request, settings={**settings, **request.settings})
+        try:
+            rows.append(list(_cells(request, spec.seeds, place)))
+        except _REFUSALS as error:
+            refused.append((f"{request.method} on {request.dataset}", error))
+    texts = tuple(f"{name}: {error}" for name, error in refused)
+    if refused and not (spec.wants_all_methods and rows):
+        first = refused[0][1]
+        if len(refused) == 1:
+            raise first
+        raise type(first)(f"{len(refused)} of the grid are refused:\n  " + "\n  ".join(texts))
+    # Seeds first, so that a grid that is stopped half way has compared all rows on some.
+    ordered = [cell for cells in zip(*rows, strict=True) for cell in cells]
+    return Plan(tuple({cell.folder.path: cell for cell in ordered}.values()), texts)
+
+
+def _cells(request: Request, seeds: Sequence[int], place: Place) -> Iterator[GridCell]:
+    """The cells of one configuration. Seeds share the key, unless each starts from another run."""
+    request, config = _with_threads(request)
+    label, key_cell = row_label(request, config), None
+    for seed in seeds:
+        one = replace(request, settings={**request.settings, "seed": seed})
+        if key_cell is None or config.init_from is not None:
+            key_cell = prepare(
+                resolve(one),
+                results=place.results,
+                data_root=place.data_root,
+                asked=asked(one),
+                sources=place.sources,
+            )
+        folder = folder_of(key_cell, place.results).path.with_name(f"seed-{seed}")
+        yield GridCell(
+            label, one, seed, RunFolder(folder), key_cell.config.protocol, config.machine
+        )
+
+
+def _with_threads(request: Request) -> tuple[Request, RunConfig]:
+    config = resolve(request)
+    if config.machine.threads is not None:
+        return request, config
+    settings = {"machine.threads": DEFAULT_THREADS, **request.settings}
+    request = replace(request, settings=settings)
+    return request, resolve(request)
+
+
+def standing(cell: GridCell) -> Standing:
+    """How a cell stands, from its folder; changes nothing there."""
+    folder = cell.folder
+    try:
+        folder.record()
+    except DataMissingError:
+        pass
+    except LtbenchError as error:  # a run sets a damaged record aside and begins anew
+        return Standing("stopped", str(error))
+    else:
+        return Standing("done")
+    holder = claims.holder(folder.path)
+    if holder is not None:
+        return Standing("running", f"{last_epoch(folder)}, {holder}")
+    failure = folder.failure()
+    if failure is not None:
+        return Standing("failed", str(failure["message"]))
+    epoch = last_epoch(folder)
+    return Standing("missing") if epoch == "-" else Standing("stopped", f"after {epoch}")
+
+
+def run_cell(
+    cell: GridCell, results: Path, data_root: Path | None, plugins: tuple[Path, ...], resume: Any
+) -> dict[str, Any]:
+    """Run a cell in this process, which a launcher has started for it.
+
+    Returns:
+        `status` as in `runner.Outcome`, `balanced_accuracy` on test, `folder` of the run.
+
+    Raises:
+        LtbenchError: also stored as the folder's failure, unless the run was told to stop or the
+            storage is at fault.
+    """
+    import_plugins(plugins)
+    console = Console()
+    place = Place(
+        results=results,
+        data_root=data_root,
+        resume=resume,
+        plugins=plugins,
+        on_start=console.start,
+        on_epoch=console.epoch,
+        on_wait=console.say,
+    )
+    place = replace(place, command=repeat_command(cell.request, cell.seed, place))
+    cell.folder.clear_failure()
+    try:
+        outcome = run(cell.request, place)
+    except (InterruptedRunError, StorageError):
+        raise
+    except Exception as error:
+        cell.folder.write_failure(_failure(error, place.command, cell))
+        raise
+    console.outcome(outcome)
+    accuracy = outcome.record["metrics"]["test"]["balanced_accuracy"]
+    return {
+        "status": outcome.status,
+        "balanced_accuracy": accuracy,
+        "folder": str(outcome.folder.path),
+    }
+
+
+def _failure(error: Exception, command: str, cell: GridCell) -> dict[str, Any]:
+    return {
+        "message": str(error) or type(error).__name__,
+        "kind": type(error).__name__,
+        "at": now(),
+        "git": provenance.git_state(),
+        "command": command,
+        "log": cell.log.name,
+    }

@@ -1,0 +1,82 @@
+"""A sweep: the grid planned, a launcher chosen, open cells run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ltbench import claims
+from ltbench.grid import Grid, run_grid
+from ltbench.grid_cells import Plan, plan
+from ltbench.grid_spec import GridSpec
+from ltbench.launchers import Launcher
+from ltbench.launching import LaunchOptions, launcher_of
+from ltbench.runner import Place
+
+__all__ = ["Sweep"]
+
+
+class Sweep:
+    """A grid and who runs it.
+
+    Args:
+        spec: the grid.
+        place: where results go and data lie.
+        launcher: its name.
+        options: what the launcher is told; what the grid's settings say of cores and devices
+            comes from there.
+        say: told in lines what happens.
+
+    Raises:
+        UsageError, DataMissingError, VerificationError: what would be refused before training, of
+            all cells.
+    """
+
+    def __init__(
+        self,
+        spec: GridSpec,
+        place: Place,
+        *,
+        launcher: str = "local",
+        options: LaunchOptions | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._place, self._name, self._say = place, launcher, say
+        self._options = options or LaunchOptions()
+        asked = spec.settings.get("machine.device", "auto")
+        settings = {}
+        self._launcher: Launcher | None = None
+        if launcher != "local" and asked == "auto":
+            self._launcher = self._made(self._options)
+            # Keys hold the kind of device, and this machine need not have what the cluster has.
+            settings = {"machine.device": self._launcher.device_kind()}
+        self.plan: Plan = plan(spec, place, settings=settings)
+
+    def run(self, *, retry_failed: bool = False) -> Grid:
+        """Run what is open; see `run_grid`."""
+        machines = [cell.machine for cell in self.plan.cells]
+        devices = max(machine.devices for machine in machines)
+        options = replace(
+            self._options,
+            cpus=max(machine.threads or 1 for machine in machines),
+            devices=devices,
+            on_cuda=None if machines[0].device == "auto" else machines[0].device == "cuda",
+        )
+        launcher = self._launcher or self._made(options)
+        return run_grid(
+            self.plan,
+            launcher,
+            self._place,
+            retry_failed=retry_failed,
+            slots_per_device=options.slots_per_device,
+            say=self._say,
+        )
+
+    def _made(self, options: LaunchOptions) -> Launcher:
+        return launcher_of(
+            self._name,
+            options,
+            folder=self._place.results / "launcher",
+            is_held=lambda job: claims.holder(job.log.parent) is not None,
+            say=self._say,
+        )
