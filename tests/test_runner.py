@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -32,7 +31,7 @@ from ltbench.results import BEST_WEIGHTS, run_folders
 from ltbench.runner import LAST_WEIGHTS, Place, build_method, folder_of
 from ltbench.stored_predictions import predictions_digest
 from ltbench.testing import tiny_run
-from ltbench.testing.processes import command
+from ltbench.testing.processes import Command
 from ltbench.testing.tiny import TOY_BLOBS, tiny_request
 from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
 from ltbench.training.devices import make_fabric
@@ -49,29 +48,6 @@ def words_of(results, *more, method="ecl", epochs=16):
         *("--batch-size", "8", "--backbone", "resnet8_cifar"),
         *("--set", "machine.checkpoint_every_s=0", *more),
     ]
-
-
-class Command:
-    """`bench.py` in a process of its own, forked from one that has imported torch."""
-
-    def __init__(self, words, output):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ltbench.testing.processes", "ltbench.console", "timm"])
-        self.output = output
-        self.process = context.Process(target=command, args=(words, output))
-        self.process.start()
-
-    def signal(self, number):
-        os.kill(self.process.pid, number)
-        return self
-
-    def exit_code(self):
-        self.process.join(120)
-        assert self.process.exitcode is not None, self.text()
-        return self.process.exitcode
-
-    def text(self):
-        return self.output.read_text(encoding="utf-8") if self.output.exists() else ""
 
 
 @pytest.fixture

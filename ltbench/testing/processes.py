@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from ltbench.cell import prepare
 from ltbench.config import resolve
 from ltbench.errors import InterruptedRunError
 from ltbench.files import write_json
+from ltbench.launchers.local import PRELOADED
 from ltbench.record import Context
 from ltbench.registry import add_plugins
 from ltbench.runner import Place, folder_of, run_on_device
@@ -36,6 +38,33 @@ def command(arguments: Sequence[str], output: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     cli.main(list(arguments))
+
+
+class Command:
+    """`bench.py` in a process of its own, forked from one that has imported torch."""
+
+    def __init__(self, words: Sequence[str], output: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["ltbench.testing.processes", *PRELOADED])
+        self.output = output
+        self.process = context.Process(target=command, args=(words, output))
+        self.process.start()
+
+    def signal(self, number: int) -> Command:
+        """Send it a signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+        return self
+
+    def exit_code(self, within_s: float = 120) -> int:
+        """Wait for its end."""
+        self.process.join(within_s)
+        assert self.process.exitcode is not None, self.text()
+        return self.process.exitcode
+
+    def text(self) -> str:
+        """What it has printed so far."""
+        return self.output.read_text(encoding="utf-8") if self.output.exists() else ""
 
 
 def two_process_digests(

@@ -1,0 +1,121 @@
+"""Processes killed at random moments, many times: the same command then ends with the same bits.
+
+A few kills run with the other tests; `-m faults` is for the many.
+"""
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+
+MANY = pytest.mark.faults
+
+
+def strike(number, processes, chance):
+    """Send a signal to one of some processes; whether it met one."""
+    with suppress(ProcessLookupError):
+        if processes:
+            os.kill(chance.choice(processes), number)
+            return True
+    return False
+
+
+def run_struck(grid, chance, hits_wanted, targets, number=signal.SIGKILL, *more):
+    """Sweeps in folder after folder, struck at random moments, until there were enough hits.
+
+    Args:
+        targets: gives the processes that may be hit, of (grid, command).
+    """
+    hits = 0
+    while hits < hits_wanted:
+        grid.begin_anew()
+        command = grid.start(*more)
+        while hits < hits_wanted and (command.process.is_alive() or not grid.is_done()):
+            if not command.process.is_alive():
+                command = grid.start(*more)
+            time.sleep(chance.uniform(0.0, 0.8))
+            hits += strike(number, targets(grid, command), chance)
+            grid.note_records()
+        command.exit_code()
+        grid.finish(*more)
+        grid.check()
+    print(f"{hits} processes were hit by {number.name}")
+
+
+def workers(grid, command):
+    return grid.busy()
+
+
+def sweeps(grid, command):
+    return [command.process.pid] if command.process.is_alive() else []
+
+
+def either(grid, command):
+    return [*workers(grid, command), *sweeps(grid, command)]
+
+
+@pytest.mark.parametrize("hits", [3, pytest.param(30, marks=MANY)])
+def test_killed_workers(grid, chance, hits):
+    run_struck(grid, chance, hits, workers)
+
+
+@pytest.mark.parametrize("hits", [2, pytest.param(20, marks=MANY)])
+def test_killed_sweeps(grid, chance, hits):
+    run_struck(grid, chance, hits, sweeps)
+
+
+@MANY
+def test_killed_both(grid, chance):
+    run_struck(grid, chance, 20, either)
+
+
+@MANY
+def test_sigterm_as_a_scheduler_sends_it(grid, chance):
+    run_struck(grid, chance, 15, either, signal.SIGTERM)
+
+
+@MANY
+def test_killed_ray_workers(grid, chance):
+    run_struck(grid, chance, 15, workers, signal.SIGKILL, "--launcher", "ray")
+
+
+@MANY
+def test_killed_sweeps_on_ray(grid, chance):
+    run_struck(grid, chance, 4, sweeps, signal.SIGKILL, "--launcher", "ray")
+
+
+def test_sigterm_saves_and_says_how_to_go_on(grid):
+    command = grid.start()
+    while not grid.busy():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    assert command.signal(signal.SIGTERM).exit_code() == 143
+    assert "Run the same command again" in command.text()
+    assert grid.busy() == []
+    grid.finish()
+    grid.check()
+
+
+def test_two_sweeps_on_one_folder(grid):
+    """Neither runs what the other is at; together they do all of it."""
+    first, second = grid.start(), grid.start()
+    assert first.exit_code() == second.exit_code() == 0, first.text() + second.text()
+    grid.check()
+    done = [text.count(": done in") for text in (first.text(), second.text())]
+    assert sum(done) == len(grid.expected), (first.text(), second.text())
+
+
+@MANY
+def test_two_sweeps_and_kills(grid, chance):
+    hits = 0
+    while hits < 10:
+        grid.begin_anew()
+        commands = [grid.start(), grid.start()]
+        while any(command.process.is_alive() for command in commands):
+            time.sleep(chance.uniform(0.1, 0.8))
+            hits += strike(signal.SIGKILL, workers(grid, None), chance)
+            grid.note_records()
+        assert [command.exit_code() for command in commands] == [0, 0]
+        grid.check()
