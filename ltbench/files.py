@@ -44,7 +44,7 @@ def storage_errors(folder: Path, choose: str = "--results or --out") -> Iterator
         yield
     except OSError as error:
         kept = "What was written before is kept."
-        if error.errno in _FULL:
+        if is_full(error):
             raise StorageFullError(
                 f"The folder {folder} is full: no space or no quota is left for another file. "
                 f"{kept} Free some space or choose another folder ({choose}), then run the "
@@ -65,6 +65,11 @@ def storage_errors(folder: Path, choose: str = "--results or --out") -> Iterator
             f"Writing in {folder} failed: {error.strerror or error}. {kept} Check that the folder "
             "exists and its storage can be reached, then run the same command again."
         ) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no space, or no quota, left."""
+    return error.errno in _FULL
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -6,12 +6,14 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from ltbench.errors import InterruptedRunError, LtbenchError
+from ltbench.errors import InterruptedRunError, LtbenchError, StorageError, StorageFullError
+from ltbench.files import is_full, storage_errors
 from ltbench.launchers import Ended, Job, State
 
 __all__ = ["Report", "carry_out"]
@@ -39,57 +41,72 @@ class Report:
 def carry_out(job: Job) -> Report:
     """Do the work with its output in the log. Raises nothing but what ends the interpreter."""
     try:
-        with _printing_to(job):
-            return _carried_out(job)
-    except OSError as error:
-        return Report(
-            "failed", message=f"The log {job.log} cannot be written: {error}", exit_code=1
-        )
+        with _printing_to(job.log):
+            _note(f"--- {job.name}, {_now()}, process {os.getpid()} on {os.uname().nodename}")
+            report = _carried_out(job)
+            if report.message:
+                _note(f"{report.state}: {report.message}")
+            return report
+    except StorageError as error:
+        return _failed(error)
 
 
 def _carried_out(job: Job) -> Report:
-    print(f"--- {job.name}, {_now()}, process {os.getpid()} on {os.uname().nodename}", flush=True)
     try:
         return Report("done", job.work())
     except InterruptedRunError as error:
-        print(error, flush=True)
         return Report("interrupted", message=str(error), exit_code=error.exit_code)
     except KeyboardInterrupt:
-        print("Interrupted before there was anything to save.", flush=True)
-        return Report("interrupted", message="interrupted", exit_code=130)
+        text = "interrupted before there was anything to save"
+        return Report("interrupted", message=text, exit_code=130)
     except LtbenchError as error:
-        print(f"error: {error}", flush=True)
-        return Report("failed", None, str(error), type(error).__name__, error.exit_code)
+        return _failed(error)
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the other jobs go on
-        traceback.print_exc(file=sys.stdout)
+        _note(traceback.format_exc())
+        if isinstance(error, OSError) and is_full(error):
+            # What is printed goes to the log, and may be the first that finds no space.
+            return Report("failed", None, str(error), StorageFullError.__name__, 1)
         text = f"unexpected {type(error).__name__}: {error} (the log holds the traceback)"
         return Report("failed", None, text, type(error).__name__, 1)
-    finally:
-        sys.stdout.flush()
+
+
+def _failed(error: LtbenchError) -> Report:
+    return Report("failed", None, str(error), type(error).__name__, error.exit_code)
+
+
+def _note(text: str) -> None:
+    """To the log, as far as there is space for it."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 @contextmanager
-def _printing_to(job: Job) -> Iterator[None]:
+def _printing_to(log: Path) -> Iterator[None]:
     """Have all that this process and its children print go to the log, by descriptor.
 
     A process may have other work afterwards, so what was there before comes back.
     """
-    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(log.parent):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    _flush()
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    os.dup2(opened, 1)
+    os.dup2(opened, 2)
+    os.close(opened)
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         for descriptor, before in zip((1, 2), kept, strict=True):
             os.dup2(before, descriptor)
             os.close(before)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
 
 
 def _now() -> str:

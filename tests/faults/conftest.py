@@ -2,6 +2,9 @@
 
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -37,7 +40,7 @@ class GridUnderTest:
         self._records = {}
         self.results = self.folder / f"runs-{self._number}"
 
-    def start(self, *more):
+    def words(self, *more):
         words = [
             *("sweep", "--methods", METHODS, "--datasets", "toy_blobs", "--seeds", "0-1"),
             *("--plugin", TOY_BLOBS, "--results", self.results, "-j", "2", "--retries", "1000"),
@@ -45,9 +48,19 @@ class GridUnderTest:
             *(word for setting in SETTINGS for word in ("--set", setting)),
             *more,
         ]
+        return [str(word) for word in words]
+
+    def start(self, *more):
+        """The sweep, in a process forked from one that has imported torch."""
         output = self.folder / f"output-{len(self._commands)}.txt"
-        self._commands.append(Command([str(word) for word in words], output))
+        self._commands.append(Command(self.words(*more), output))
         return self._commands[-1]
+
+    def start_as_program(self, environment):
+        """The sweep as a program of its own, from the interpreter on."""
+        program = [sys.executable, "-c", "from ltbench.cli import main; main()", *self.words()]
+        with (self.folder / "program.txt").open("w") as output:
+            return subprocess.Popen(program, env=environment, stdout=output, stderr=output)
 
     def finish(self, *more):
         """Run the same command until its end, as a user would after a fault."""
@@ -69,6 +82,14 @@ class GridUnderTest:
                     with suppress(LtbenchError):  # gone, or half written
                         found.append(read_json(file)["pid"])
         return found
+
+    def strike(self, chance, processes, number=signal.SIGKILL):
+        """Send one of some processes a signal; whether it met one."""
+        with suppress(ProcessLookupError):
+            if processes:
+                os.kill(chance.choice(processes), number)
+                return True
+        return False
 
     def note_records(self):
         """Records that are there now must be there, unchanged, for ever."""

@@ -3,23 +3,12 @@
 A few kills run with the other tests; `-m faults` is for the many.
 """
 
-import os
 import signal
 import time
-from contextlib import suppress
 
 import pytest
 
 MANY = pytest.mark.faults
-
-
-def strike(number, processes, chance):
-    """Send a signal to one of some processes; whether it met one."""
-    with suppress(ProcessLookupError):
-        if processes:
-            os.kill(chance.choice(processes), number)
-            return True
-    return False
 
 
 def run_struck(grid, chance, hits_wanted, targets, number=signal.SIGKILL, *more):
@@ -36,7 +25,7 @@ def run_struck(grid, chance, hits_wanted, targets, number=signal.SIGKILL, *more)
             if not command.process.is_alive():
                 command = grid.start(*more)
             time.sleep(chance.uniform(0.0, 0.8))
-            hits += strike(number, targets(grid, command), chance)
+            hits += grid.strike(chance, targets(grid, command), number)
             grid.note_records()
         command.exit_code()
         grid.finish(*more)
@@ -115,7 +104,7 @@ def test_two_sweeps_and_kills(grid, chance):
         commands = [grid.start(), grid.start()]
         while any(command.process.is_alive() for command in commands):
             time.sleep(chance.uniform(0.1, 0.8))
-            hits += strike(signal.SIGKILL, workers(grid, None), chance)
+            hits += grid.strike(chance, grid.busy())
             grid.note_records()
         assert [command.exit_code() for command in commands] == [0, 0]
         grid.check()
