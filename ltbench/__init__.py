@@ -1,8 +1,8 @@
 """ltbench: a benchmark suite for long-tailed image classification.
 
-`ltbench.run`, `ltbench.ablate`, `ltbench.table`, `ltbench.audit_data`, `ltbench.external_test`,
-`ltbench.describe`, `ltbench.list_methods` and `ltbench.list_datasets` are the Python twins of the
-commands.
+`ltbench.run`, `ltbench.sweep`, `ltbench.ablate`, `ltbench.table`, `ltbench.audit_data`,
+`ltbench.external_test`, `ltbench.describe`, `ltbench.list_methods` and `ltbench.list_datasets` are
+the Python twins of the commands.
 """
 
 from ltbench.api import (
@@ -13,6 +13,7 @@ from ltbench.api import (
     list_datasets,
     list_methods,
     run,
+    sweep,
     table,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "list_datasets",
     "list_methods",
     "run",
+    "sweep",
     "table",
 ]

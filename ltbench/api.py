@@ -173,7 +173,7 @@ def sweep(
     """
     from ltbench.grid_spec import read_grid
     from ltbench.runner import Place
-    from ltbench.sweep import Sweep
+    from ltbench.sweeping import Sweep
 
     import_plugins([Path(file) for file in plugins])
     given = {

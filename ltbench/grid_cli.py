@@ -71,7 +71,7 @@ def sweep(
     from ltbench.grid_spec import read_grid
     from ltbench.launching import LaunchOptions
     from ltbench.runner import Place
-    from ltbench.sweep import Sweep
+    from ltbench.sweeping import Sweep
 
     options = LaunchOptions(
         num_at_once=flags["num_at_once"],

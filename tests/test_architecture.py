@@ -35,7 +35,7 @@ LAYERS = (
     "ablation",
     "trained external",
     "api catalogue listing inspection data_work console scaffold grid_spec grid_cells "
-    "time_left grid launching sweep tune",
+    "time_left grid launching sweeping tune",
     "options data_cli grid_cli cli testing testing.*",
     "__init__",
 )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ltbench.errors import InterruptedRunError, LtbenchError, StorageError, StorageFullError
+from ltbench.errors import InterruptedRunError, LtbenchError, StorageFullError
 from ltbench.files import is_full, storage_errors
 from ltbench.launchers import Ended, Job, State
 
@@ -47,7 +47,7 @@ def carry_out(job: Job) -> Report:
             if report.message:
                 _note(f"{report.state}: {report.message}")
             return report
-    except StorageError as error:
+    except LtbenchError as error:  # of the log itself
         return _failed(error)
 
 
