@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from ltbench.errors import DataMissingError
+from ltbench.errors import DataMissingError, RunFailedError, UsageError
 from ltbench.launchers import Ended, Job
 from ltbench.launchers.carrying_out import Report, carry_out
 
@@ -96,9 +96,15 @@ class RayLauncher:
     def _end_of(self, reference: Any, one: _UnderWay) -> Ended | None:
         """How it ended; None where it is to be started again."""
         wall_time_s = time.monotonic() - one.started
+        lost = self._ray.exceptions
         try:
             report, wall_time_s = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
+        except (lost.LocalRayletDiedError, lost.RaySystemError) as error:
+            raise RunFailedError(
+                f"The Ray cluster is gone ({type(error).__name__}). What cells had saved is kept; "
+                "start the cluster and run the same command again."
+            ) from error
+        except lost.RayError as error:
             how = f"its process or node died ({type(error).__name__})"
             if one.attempts <= self._retries:
                 self._say(f"{one.job.name}: {how}; it is started again")
@@ -162,7 +168,14 @@ def _connect(ray: Any, say: Callable[[str], None]) -> bool:
     quiet = {"log_to_driver": False, "logging_level": "warning"}
     try:
         ray.init(address="auto", **quiet)
-    except ConnectionError:
+    except ConnectionError as error:
+        named = os.environ.get("RAY_ADDRESS")
+        if named:
+            raise UsageError(
+                f"RAY_ADDRESS is {named}, but no Ray cluster answers there ({error}). Start one "
+                "with `ray start --head`, set RAY_AUTH_MODE=token if that cluster asks for a "
+                "token, or unset RAY_ADDRESS to have a cluster started for this sweep."
+            ) from error
         cores = len(os.sched_getaffinity(0))
         # Jobs hand each other nothing: the smallest object store does.
         ray.init(
