@@ -28,7 +28,8 @@ from ltbench.settings import parse_names, parse_seeds
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 data missing; 4 verification "
-    "failed; 5 some cells of a grid failed; 130, 143 interrupted, saved."
+    "failed; 5 some cells of a grid failed; 128 + a signal's number (Ctrl-C 130, SIGTERM 143) "
+    "interrupted, saved."
 )
 
 

@@ -50,7 +50,7 @@ class Place:
         on_epoch: called with the row of each finished epoch.
         on_wait: called with a text when another process runs this cell.
         stop_signal: asked after each step; a signal's number saves and stops the run. By default
-            SIGTERM and SIGINT are caught.
+            SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are caught.
         command: the command that repeats the run, stored in its record.
         sources: keeps the data of one cell for the next.
     """

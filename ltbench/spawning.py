@@ -1,13 +1,52 @@
-"""Processes that are started beside a run."""
+"""Processes that are started beside a run, and the signals that reach all of them."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import ModuleType
 
-__all__ = ["without_main"]
+__all__ = [
+    "ASKED_BY_PEOPLE",
+    "ASKED_BY_SCHEDULERS",
+    "shelter_tracker",
+    "signals_blocked",
+    "without_main",
+]
+
+# What asks a run to save and stop. A person who sends one twice means it; schedulers announce the
+# end of the time with the second pair (Slurm's `--signal=USR1@90`), and may repeat themselves.
+ASKED_BY_PEOPLE = (signal.SIGINT, signal.SIGTERM)
+ASKED_BY_SCHEDULERS = (signal.SIGUSR1, signal.SIGUSR2)
+
+
+def shelter_tracker() -> None:
+    """Start multiprocessing's resource tracker, which all our processes share, so that it lives on.
+
+    It ignores SIGINT and SIGTERM by itself, but would die of what schedulers send to everybody.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED_BY_SCHEDULERS)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Processes started here never see what the terminal or a scheduler sends to all of us.
+
+    This process decides what a signal means; they end with it.
+    """
+    shelter_tracker()  # its own start would unblock the first pair
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*ASKED_BY_PEOPLE, *ASKED_BY_SCHEDULERS))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from ltbench.errors import InterruptedRunError, LtbenchError, RunFailedError
 from ltbench.files import read_json, write_json
 from ltbench.run_config import RunConfig
+from ltbench.spawning import ASKED_BY_PEOPLE, ASKED_BY_SCHEDULERS, shelter_tracker
 from ltbench.training.devices import make_fabric
 
 Work = Callable[[Fabric], None]
@@ -46,6 +47,7 @@ def on_devices(config: RunConfig, work: Work) -> None:
     """
     # DDP warns whenever a step happens to use every parameter; workers read this at import.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    shelter_tracker()
     with (
         tempfile.TemporaryDirectory(prefix="ltbench-") as errors,
         _own_rendezvous(),
@@ -97,23 +99,24 @@ def _told(folder: Path, error: Exception, received: Sequence[int]) -> LtbenchErr
 
 @contextmanager
 def _signals_to_children() -> Iterator[list[int]]:
-    """Pass SIGTERM and SIGINT on to the workers, which save; this process waits for them.
+    """Pass signals that ask to stop on to the workers, which save; this process waits for them.
 
-    A second signal ends the workers at once. Outside the main thread, where Python allows no
-    handlers, nothing is passed on. Yields the signals that came.
+    A second SIGINT or SIGTERM ends the workers at once. Outside the main thread, where Python
+    allows no handlers, nothing is passed on. Yields the signals that came.
     """
     received: list[int] = []
     others = set(multiprocessing.active_children())
 
     def forward(number: int, _frame: object) -> None:
         received.append(number)
+        insists = sum(one in ASKED_BY_PEOPLE for one in received) > 1
         for child in set(multiprocessing.active_children()) - others:
             if child.pid is not None:
-                os.kill(child.pid, number if len(received) == 1 else signal.SIGKILL)
+                os.kill(child.pid, signal.SIGKILL if insists else number)
 
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (*ASKED_BY_PEOPLE, *ASKED_BY_SCHEDULERS):
             previous[number] = signal.signal(number, forward) or signal.SIG_DFL
     try:
         yield received

@@ -109,11 +109,12 @@ def test_killed_at_random_moments(start, digest, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_sigterm_saves_and_says_how_to_go_on(start, digest, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_scheduler_s_signal_saves_and_says_how_to_go_on(start, digest, tmp_path, number):
     stopped = start(words_of(tmp_path))
     wait_for(lambda: num_epochs(tmp_path) > 2)
-    assert stopped.signal(signal.SIGTERM).exit_code() == 143
-    assert "error: Stopped by signal 15 at stage 'train'" in stopped.text()
+    assert stopped.signal(number).exit_code() == 128 + number
+    assert f"error: Stopped by signal {number.value} at stage 'train'" in stopped.text()
     assert "Run the same command again to go on from there." in stopped.text()
     (checkpoint,) = tmp_path.rglob(CHECKPOINT)
     assert str(checkpoint) in stopped.text()
@@ -167,7 +168,10 @@ def test_an_edited_plugin_is_another_run(start, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)],
+)
 def test_two_devices_stopped_with_their_process_group(number, code, tmp_path):
     """Terminals and schedulers signal the workers too, and the parent passes its own on."""
     words = [sys.executable, str(ROOT / "bench.py")]

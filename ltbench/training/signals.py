@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the step, save, say how to go on."""
+"""Signals that ask to stop: finish the step, save, say how to go on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import threading
 from types import FrameType
 from typing import Any
 
+from ltbench.spawning import ASKED_BY_PEOPLE, ASKED_BY_SCHEDULERS
+
 
 class SignalGuard:
-    """While entered, SIGINT and SIGTERM only set `received`; a second one acts as usual.
+    """While entered, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 only set `received`.
 
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    A second SIGINT or SIGTERM acts as usual. Outside the main thread, where Python allows no
+    handlers, the guard does nothing.
 
     Args:
         patient: a second one, too, is only noted. For worker processes, which get every signal
@@ -25,7 +28,7 @@ class SignalGuard:
 
     def __enter__(self) -> SignalGuard:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (*ASKED_BY_PEOPLE, *ASKED_BY_SCHEDULERS):
                 # None stands for a handler that was not set from Python.
                 self._previous[number] = signal.signal(number, self._note) or signal.SIG_DFL
         return self
@@ -37,5 +40,5 @@ class SignalGuard:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
-        if not self._patient:
+        if not self._patient and number in ASKED_BY_PEOPLE:
             signal.signal(number, self._previous[number])

@@ -9,11 +9,10 @@ import pickle
 import signal
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from multiprocessing import connection, reduction, resource_tracker
+from multiprocessing import connection, reduction
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -21,14 +20,13 @@ import numpy as np
 
 from ltbench.dataset import Images
 from ltbench.errors import LtbenchError, RunFailedError, UsageError
-from ltbench.spawning import without_main
+from ltbench.spawning import signals_blocked, without_main
 from ltbench.views.shared_memory import SharedMemory
 from ltbench.views.view import View
 from ltbench.views.worker import STARTING, Answer, Order, work
 
 __all__ = ["Crew"]
 
-_IGNORED = {signal.SIGINT, signal.SIGTERM}
 _GOODBYE_S = 5.0
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)  # which one, classes differ in
 
@@ -196,7 +194,7 @@ def _start(workers: int, num_slots: int) -> tuple[list[Connection], list[BasePro
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes: list[BaseProcess] = []
-    with _signals_blocked(), without_main():
+    with signals_blocked(), without_main():
         for number in range(workers):
             ours, theirs = context.Pipe()
             name = f"ltbench-views-{number}"
@@ -206,20 +204,6 @@ def _start(workers: int, num_slots: int) -> tuple[list[Connection], list[BasePro
             pipes.append(ours)
             processes.append(process)
     return pipes, processes
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Processes started here never see what the terminal or a scheduler sends to all of us.
-
-    This process decides what a signal means; the workers end with it.
-    """
-    resource_tracker.ensure_running()  # its own start would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _gone(process: BaseProcess) -> RunFailedError:

@@ -25,6 +25,16 @@ def test_the_first_is_noted_the_second_acts_as_usual(number):
         signal.signal(number, previous)
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_scheduler_may_repeat_itself(number):
+    """By default the second one would end the process while it saves."""
+    with SignalGuard() as guard:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert guard.received == number
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
 def test_a_patient_guard_notes_them_all():
     with SignalGuard(patient=True) as guard:
         for _ in range(3):

@@ -236,7 +236,8 @@ def test_the_benchmark_runs():
 
 
 SCRIPT = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: None)
 sys.path.append({str(HERE)!r})
 import numpy as np
 from made_pictures import RaggedImages, lesion
@@ -287,7 +288,8 @@ def test_a_script_leaves_nothing_behind_however_it_ends(tmp_path, start_script):
     shared = shared_memory()
     leaves, stays = (start_script(file, *arguments) for arguments in ([], ["stay"]))
     workers = [int(script.stdout.readline().split()[1]) for script in (leaves, stays)]
-    os.killpg(leaves.pid, signal.SIGINT)  # while its worker is starting
+    for number in (signal.SIGUSR1, signal.SIGINT):  # while its worker is starting
+        os.killpg(leaves.pid, number)
     assert leaves.stdout.readline() == "interrupted\n"
     assert leaves.wait(20) == 0
     assert stays.stdout.readline() == "ready\n"
