@@ -11,6 +11,10 @@ class RunFailedError(LtbenchError):
     """A run that had started could not go on."""
 
 
+class DivergedError(RunFailedError):
+    """A loss, weight or gradient that is not finite: the settings' doing, and so each time."""
+
+
 class StorageError(LtbenchError):
     """Storage that does not take what is written: of the machine, not of the run that met it."""
 

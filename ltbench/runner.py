@@ -23,6 +23,7 @@ from ltbench.files import sha256_hex
 from ltbench.labels import row_label
 from ltbench.method import Method
 from ltbench.models import state_digest
+from ltbench.predictions import Predictions
 from ltbench.record import Context, make_record
 from ltbench.registry import add_plugins
 from ltbench.results import BEST_WEIGHTS, RunFolder
@@ -99,7 +100,7 @@ def run(request: Request, place: Place) -> Outcome:
         if folder.is_done():
             return Outcome(folder, folder.record(), "already done")
         folder.clear_leftovers()
-        goes_on = _beginning(cell, folder, place)
+        goes_on = beginning(cell, folder, place)
         if place.on_start is not None:
             place.on_start(cell, folder, goes_on)
         if cell.config.machine.devices == 1:
@@ -135,7 +136,7 @@ def check(request: Request, seeds: Sequence[int], place: Place) -> None:
             return
 
 
-def _beginning(cell: Cell, folder: RunFolder, place: Place) -> str:
+def beginning(cell: Cell, folder: RunFolder, place: Place) -> str:
     """See to the checkpoint that the run begins with, and say in words which."""
     if place.resume == "auto" and (folder.path / CHECKPOINT).exists():
         return "goes on from its checkpoint"
@@ -195,14 +196,9 @@ def run_on_device(
     several = fabric.world_size > 1
     with SignalGuard(patient=several) as guard:
         started = time.monotonic()
-        renderer = _renderer(cell, fabric)
         stop_signal = place.stop_signal or (lambda: guard.received)
-        trainer, resume = _trainer(fabric, cell, folder, place, renderer, stop_signal, still_mine)
-        try:
-            trainer.fit(resume)
-        finally:
-            trainer.training.renderer.close()
-        _finish(trainer, cell, folder, context, renderer, still_mine, started)
+        trainer, val = fit(fabric, cell, folder, place, stop_signal, still_mine)
+        _finish(trainer, val, cell, folder, context, still_mine, started)
         fabric.barrier()
     if guard.received is not None and not several:
         raise InterruptedRunError(
@@ -211,6 +207,30 @@ def run_on_device(
             guard.received,
         )
     return trainer.method
+
+
+def fit(
+    fabric: Fabric,
+    cell: Cell,
+    folder: RunFolder,
+    place: Place,
+    stop_signal: Callable[[], int | None],
+    still_mine: Callable[[], None],
+) -> tuple[Trainer, Predictions | None]:
+    """All of a run that comes before its test part, and all of a trial: train, select, validate.
+
+    Returns:
+        The trainer, whose method holds the reported weights, and their predictions of validation.
+    """
+    renderer = _renderer(cell, fabric)
+    trainer, resume = _trainer(fabric, cell, folder, place, renderer, stop_signal, still_mine)
+    try:
+        trainer.fit(resume)
+    finally:
+        trainer.training.renderer.close()
+    validation, feedback = trainer.validation, trainer.feedback
+    trainer.method.on_fit_end(None if feedback is None else trainer.predict(feedback))
+    return trainer, None if validation is None else trainer.predict(validation)
 
 
 def _run_on_one_of(
@@ -311,18 +331,17 @@ def _renderer(cell: Cell, fabric: Fabric) -> Callable[..., Renderer]:
 
 def _finish(
     trainer: Trainer,
+    val: Predictions | None,
     cell: Cell,
     folder: RunFolder,
     context: Context,
-    renderer: Callable[..., Renderer],
     still_mine: Callable[[], None],
     started: float,
 ) -> None:
-    """Last word of the method, validation again, then the test split for the first time."""
-    method, validation, feedback = trainer.method, trainer.validation, trainer.feedback
-    method.on_fit_end(None if feedback is None else trainer.predict(feedback))
-    val = None if validation is None else trainer.predict(validation)
-    test = trainer.predict(renderer(Part.of(cell.source, cell.split.test)))
+    """The test part, made and predicted for the first time, and the record."""
+    method = trainer.method
+    render = _renderer(cell, trainer.fabric)
+    test = trainer.predict(render(Part.of(cell.source, cell.split.test)))
     if not trainer.fabric.is_global_zero:
         return
     still_mine()

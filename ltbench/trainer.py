@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ltbench import evaluator
 from ltbench.data.feed import Renderer, TrainingSet
-from ltbench.errors import InterruptedRunError, RunFailedError, UsageError
+from ltbench.errors import DivergedError, InterruptedRunError, UsageError
 from ltbench.method import ClassReport, Method, Progress, Stage
 from ltbench.metrics import class_report, selection_value, validation_summary
 from ltbench.predictions import Predictions
@@ -199,6 +199,7 @@ class Trainer:
             # Before the hook, which may change weights: what is kept is what was validated.
             self._select(run.stage, progress.epoch, summary)
         self.method.on_epoch_end(progress, report)
+        self._tick(training=False)
         row = {
             "stage": progress.stage,
             "epoch": progress.epoch,
@@ -207,11 +208,11 @@ class Trainer:
             "train": _averaged(self.collective.gather_object(watch.means())),
             "val": summary,
             "train_time_s": round(self.log.totals.train_time_s, 3),
+            "wall_time_s": round(self.log.totals.wall_time_s, 3),
         }
         self.log.num_rows += 1
         if self.fabric.is_global_zero:
             self.around.on_epoch(row)
-        self._tick(training=False)
         next_epoch = progress.epoch + 1
         stop = self.around.stop_signal()
         due = self._save_is_due() or next_epoch == progress.epochs or stop is not None
@@ -293,7 +294,7 @@ class Trainer:
             step, _, term = min(losses)
             what = f"The loss is not finite: term '{term}' first"
         kept = self.around.checkpoint
-        raise RunFailedError(
+        raise DivergedError(
             f"{what} at stage '{run.stage.name}', epoch {progress.epoch} of {run.stage.epochs}, "
             f"step {step} of {run.feed.num_batches} (all counted from 0). The last good checkpoint "
             f"is kept: {kept if kept.exists() else 'none yet'}. Lower optimizer.lr, set "
