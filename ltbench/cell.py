@@ -173,6 +173,7 @@ def prepare(
     split, split_digest = stored_split(
         dataset, source, config.protocol, config.split_seed, results / "splits"
     )
+    _check_tuned(config, split_digest)
     leak = _known_leak(config, dataset, source, split)
     config = _selection_without_validation(config, split, asked)
     method: type[Method] = METHODS[config.method_name]
@@ -210,6 +211,17 @@ def plugin_digest(plugin: Any) -> str:
         return "interactive"
     texts = [f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in source_files(file)]
     return sha256_hex("\0".join(texts).encode())
+
+
+def _check_tuned(config: RunConfig, split_digest: str) -> None:
+    """Settings that were chosen on another split may have been chosen on images of this test."""
+    if config.tuned is None or config.tuned.split_digest == split_digest:
+        return
+    raise UsageError(
+        f"The settings were tuned on split {config.tuned.split_digest[:12]}, but this run's is "
+        f"{split_digest[:12]}: validation images of the one may be test images of the other. Give "
+        "--split-seed and the data set's settings as for tuning, or tune on this split."
+    )
 
 
 def _known_leak(config: RunConfig, dataset: Dataset, source: Source, split: Split) -> Leak | None:

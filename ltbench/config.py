@@ -17,6 +17,7 @@ from ltbench.recipes import is_file, load_recipe, recipe_names
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
 from ltbench.run_config import Frozen, RunConfig
 from ltbench.settings import Settings, flat, merge, nested, read_settings
+from ltbench.tuned import read_tuned
 
 __all__ = [
     "Request",
@@ -71,13 +72,14 @@ def resolve(request: Request) -> RunConfig:
     user = user_layers(request)
     recipe = request.recipe or user.get("recipe") or dataset.default_recipe
     protocol = request.protocol or user.get("protocol") or dataset.default_protocol
-    names = {
+    names: Settings = {
         "method_name": method_name,
         "preset": preset or None,
         "dataset_name": normalise(request.dataset),
         "protocol": protocol_name(dataset, str(protocol)),
         "recipe": _recipe_name(str(recipe)),
     }
+    names["tuned"] = read_tuned(request.tuned_file).origin(names) if request.tuned_file else None
     _refuse_other_names(user, names)
     settings: Settings = {"method": {}, "dataset": {}}
     merge(settings, load_recipe(str(recipe)))
@@ -169,6 +171,7 @@ def _refuse_other_names(user: Settings, names: Settings) -> None:
         "method_name": "--method",
         "preset": "--method NAME@PRESET",
         "dataset_name": "--dataset",
+        "tuned": "--tuned FILE",
     }
     for key, flag in flags.items():
         if key in user and user[key] != names[key]:
@@ -186,8 +189,9 @@ def asked(request: Request) -> list[str]:
 def user_layers(request: Request) -> Settings:
     """The settings that the user gave, nested: tuned file, then YAML file, then flags."""
     user: Settings = {}
-    for file in (request.tuned_file, request.config_file):
-        if file is not None:
-            merge(user, read_settings(file))
+    if request.tuned_file is not None:
+        merge(user, read_tuned(request.tuned_file).settings)
+    if request.config_file is not None:
+        merge(user, read_settings(request.config_file))
     merge(user, nested(request.settings))
     return user

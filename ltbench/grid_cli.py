@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,10 +12,13 @@ from ltbench.errors import UsageError
 from ltbench.options import grid_options, json_option, settings_of
 from ltbench.registry import import_plugins
 
+if TYPE_CHECKING:
+    from ltbench.launching import LaunchOptions
+
 
 @click.command()
 @click.argument("grid_file", metavar="[GRID.yaml]", required=False, type=click.Path(path_type=Path))
-@click.option("--methods", help="ecl, ecl@authors; several with commas; all.")
+@click.option("--methods", help="all, or names with commas between them.")
 @click.option("--datasets", help="Several with commas.")
 @click.option("--protocols", help="Several with commas; default: each data set's.")
 @click.option("--seeds", help="0-4 or 0,2,5; five unless given.")
@@ -69,23 +72,15 @@ def sweep(
     from ltbench.console import Console
     from ltbench.grid import check_whole, render_status, status_rows
     from ltbench.grid_spec import read_grid
-    from ltbench.launching import LaunchOptions
     from ltbench.runner import Place
     from ltbench.sweeping import Sweep
 
-    options = LaunchOptions(
-        num_at_once=flags["num_at_once"],
-        slots_per_device=flags["slots_per_device"],
-        retries=flags["retries"],
-        minutes=flags["minutes"],
-        slurm=_pairs(flags["slurm_options"]),
-    )
     place = Place(
         flags["results"], flags["data_root"], resume=flags["resume"], plugins=flags["plugins"]
     )
     console = Console()
     spec = read_grid(grid_file, _grid_flags(flags))
-    planned = Sweep(spec, place, launcher=launcher, options=options, say=console.say)
+    planned = Sweep(spec, place, launcher=launcher, options=_options(flags), say=console.say)
     if only_look:
         rows = status_rows(planned.plan)
         click.echo(json.dumps(rows, indent=2) if as_json else render_status(rows, planned.plan))
@@ -94,6 +89,18 @@ def sweep(
     click.echo()
     console.comparison(grid.records())
     check_whole(grid)
+
+
+def _options(flags: dict[str, Any]) -> LaunchOptions:
+    from ltbench.launching import LaunchOptions
+
+    return LaunchOptions(
+        num_at_once=flags["num_at_once"],
+        slots_per_device=flags["slots_per_device"],
+        retries=flags["retries"],
+        minutes=flags["minutes"],
+        slurm=_pairs(flags["slurm_options"]),
+    )
 
 
 def _grid_flags(flags: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ltbench.config import Request, resolve, user_layers
@@ -23,19 +24,24 @@ def row_label(request: Request, config: RunConfig) -> str:
 def changes(request: Request) -> list[str]:
     """What the user's settings changed, as `key=value`, for labels of rows.
 
-    Settings of the data set are left out: tables tell data apart.
+    Settings of the data set are left out: tables tell data apart. Those that a study chose are told
+    in one word; what it is worth, tables say below the rows.
     """
     config, user = resolve(request), flat(user_layers(request))
-    data = {key: value for key, value in user.items() if key.startswith("dataset.")}
+    data = {"seed": config.seed}
+    data |= {key: value for key, value in user.items() if key.startswith("dataset.")}
     plain = Request(request.method, request.dataset, config.protocol, config.recipe, data)
+    words = []
+    if config.tuned is not None:
+        plain = replace(plain, tuned_file=request.tuned_file)
+        words = ["tuned" if config.tuned.best else f"tuned (trial {config.tuned.trial})"]
     try:
         before = flat(resolve(plain).hashed())
     except UsageError:  # a recipe that leaves settings to the user: then all of the user's count
         before = {key: value for key, value in flat(config.hashed()).items() if key not in user}
     after = flat(config.hashed())
-    return sorted(
-        f"{key}={_short(value)}" for key, value in after.items() if before.get(key) != value
-    )
+    changed = {key: value for key, value in after.items() if before.get(key) != value}
+    return words + sorted(f"{key}={_short(value)}" for key, value in changed.items())
 
 
 def _short(value: Any) -> str:

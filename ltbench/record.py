@@ -21,10 +21,15 @@ from ltbench.training.ledger import peak_memory_mb
 
 @dataclass
 class Context:
-    """What a run says of itself beside its numbers; made once, before training."""
+    """What a run says of itself beside its numbers; made once, before training.
+
+    Attributes:
+        tuning: where tuned settings come from, as their file says.
+    """
 
     label: str
     command: str
+    tuning: dict[str, Any] | None = None
     started_at: str = field(default_factory=lambda: now())
 
 
@@ -49,6 +54,7 @@ def make_record(
         "name": folder.name,
         "label": context.label,
         **_cell_facts(cell),
+        "tuning": context.tuning,
         "select": config.select,
         "selected": trainer.log.selected,
         **_machine(trainer, cell),

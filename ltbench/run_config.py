@@ -19,6 +19,7 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "Seeds",
+    "TunedFrom",
 ]
 
 SelectionRule = Literal["val.accuracy", "val.macro_f1", "val.balanced_accuracy", "last"]
@@ -100,6 +101,24 @@ class MachineConfig(Frozen):
     keep_stages: bool = Field(
         default=True, description="keep the ends of first stages for runs that share them"
     )
+
+
+class TunedFrom(Frozen):
+    """The study that settings come from. A file that `tune` wrote fills it in, nobody else.
+
+    Attributes:
+        study: its digest.
+        trial: the number of the trial whose settings these are.
+        best: whether that is the study's best trial, not one that was best for a while.
+        split_digest: of the split whose validation part chose them.
+        seeds: that the trials were trained with.
+    """
+
+    study: str
+    trial: int
+    best: bool
+    split_digest: str
+    seeds: tuple[int, ...]
 
 
 class Seeds(NamedTuple):
@@ -199,6 +218,9 @@ class RunConfig(Frozen):
     allow_leak: bool = Field(
         default=False, description="run although training and test share groups; tables say so"
     )
+    tuned: TunedFrom | None = Field(
+        default=None, description="where tuned settings come from; set by --tuned FILE"
+    )
     machine: MachineConfig = MachineConfig()
 
     @model_validator(mode="after")
@@ -213,6 +235,14 @@ class RunConfig(Frozen):
                 f"batch_size {self.batch_size} is not divisible by machine.devices "
                 f"({self.machine.devices}) times optimizer.accumulate ({self.optimizer.accumulate})"
             )
+        chosen_on = () if self.tuned is None else self.tuned.seeds
+        used = {self.seed, self.seeds.init, self.seeds.loader} & {*chosen_on}
+        if used:
+            problems.append(
+                f"seed {min(used)} is one of those the settings were tuned with "
+                f"({', '.join(map(str, chosen_on))}), so its result would be chosen, not drawn; "
+                "report other seeds, such as --seeds 0-4"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -220,6 +250,8 @@ class RunConfig(Frozen):
     def hashed(self) -> Settings:
         """What decides the result, JSON-able: everything but seed, machine and places of data."""
         settings = self.model_dump(mode="json", exclude=set(PLACE))
+        if self.tuned is None:
+            del settings["tuned"]  # the keys of runs that were not tuned know nothing of tuning
         return settings | {"dataset": self.dataset.identity()}
 
     @property

@@ -33,6 +33,7 @@ from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
 from ltbench.training.devices import FabricCollective, make_fabric, resolved_workers, settle
 from ltbench.training.signals import SignalGuard
 from ltbench.training.snapshot import State
+from ltbench.tuned import read_tuned
 from ltbench.views.making import make_pictures
 from ltbench.workers import on_devices
 
@@ -91,7 +92,7 @@ def run(request: Request, place: Place) -> Outcome:
     folder = folder_of(cell, place.results)
     if folder.is_done():
         return Outcome(folder, folder.record(), "already done")
-    context = Context(label=row_label(request, cell.config), command=place.command)
+    context = Context(row_label(request, cell.config), place.command, _tuning(request))
     folder.create()
     claim = claims.acquire(folder.path, wait=True, on_wait=place.on_wait, done=folder.is_done)
     if claim is None:
@@ -365,6 +366,11 @@ def _resume_state(folder: RunFolder, resume: str, is_global_zero: bool) -> State
         # Else the next run would go on from what this one was told not to use.
         os.replace(path, folder.path / SET_ASIDE)
     return None
+
+
+def _tuning(request: Request) -> dict[str, Any] | None:
+    """Where tuned settings come from."""
+    return None if request.tuned_file is None else read_tuned(request.tuned_file).tuning
 
 
 def _mixed(seed: int, purpose: str) -> int:

@@ -26,6 +26,7 @@ LAYERS = (
     "data data.* views views.* intake intake.* store store.* fetch fetch.* models metrics "
     "stored_predictions seen results run_weights",
     "composition run_config",
+    "tuned",
     "config claims warm_start audit",
     "training training.* evaluator",
     "trainer rendering cell labels workers",
@@ -35,7 +36,7 @@ LAYERS = (
     "ablation",
     "trained external",
     "api catalogue listing inspection data_work console scaffold grid_spec grid_cells "
-    "time_left grid launching sweeping tune",
+    "time_left grid launching sweeping tune tuning tuning.*",
     "options data_cli grid_cli cli testing testing.*",
     "__init__",
 )

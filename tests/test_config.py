@@ -356,7 +356,7 @@ OTHER_VALUES: dict[str, Any] = {
     "views.strong": [],
     "views.eval": [{"hflip": {"p": 0.5}}],
 }
-NAMES = {"method_name", "preset", "dataset_name", "protocol", "recipe"}
+NAMES = {"method_name", "preset", "dataset_name", "protocol", "recipe", "tuned"}
 
 
 def another(key: str, value: Any) -> Any:

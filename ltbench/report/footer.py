@@ -41,9 +41,28 @@ def footer(
         f"Precision: {said(lambda record: record['precision'])}. "
         f"Threads: {said(lambda record: str(record['threads']))}. "
         f"Views: {said(lambda record: str(record.get('render', 'device')))}.",
+        *_tuned(records, names),
         f"Versions: {said(_versions)}.",
         "Mean \N{PLUS-MINUS SIGN} sample standard deviation over seeds; rates in percent.",
     ]
+
+
+def _tuned(records: Sequence[Record], names: Mapping[str, str]) -> list[str]:
+    """For each tuned row, what its settings cost and what chose them; nothing where none is."""
+    blocks = {names[record["key"]]: record.get("tuning") for record in records}
+    lines = [f"Tuned: {name} {_study(told)}." for name, told in blocks.items() if told is not None]
+    plain = [name for name, told in blocks.items() if told is None]
+    return [*lines, f"Not tuned: {', '.join(plain)}."] if lines and plain else lines
+
+
+def _study(told: Mapping[str, Any]) -> str:
+    untuned, seeds = told["default_value"], ", ".join(map(str, told["seeds"]))
+    return (
+        f"by {told['objective']} on seeds {seeds}, study {told['study']}, trial {told['trial']} of "
+        f"{told['trials']} ({told['pruned']} pruned) of {told['epochs']} epochs: "
+        f"{told['value']:.4f}, untuned {'not known' if untuned is None else f'{untuned:.4f}'}; "
+        f"{told['device_hours']:.3g} device-hours"
+    )
 
 
 def _images(record: Record) -> str:

@@ -33,11 +33,15 @@ TINY: Mapping[str, Any] = {
 
 
 def tiny_request(
-    method: str, settings: Mapping[str, Any] | None = None, dataset: str = "toy_blobs"
+    method: str,
+    settings: Mapping[str, Any] | None = None,
+    dataset: str = "toy_blobs",
+    tuned_file: Path | None = None,
 ) -> Request:
     """A run of seconds on `toy_blobs`."""
     add_plugins([TOY_BLOBS])
-    return Request(method=method, dataset=dataset, settings={**TINY, **(settings or {})})
+    all_settings = {**TINY, **(settings or {})}
+    return Request(method=method, dataset=dataset, settings=all_settings, tuned_file=tuned_file)
 
 
 def tiny_run(

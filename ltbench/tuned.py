@@ -1,0 +1,88 @@
+"""Files of tuned settings: settings as in any file, and where they come from in a block `tuning`.
+
+`tune` writes them, `run --tuned` takes them. The block lets a run refuse settings that were tuned
+for something else, or with a seed that is now to be reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltbench.errors import UsageError
+from ltbench.run_config import TunedFrom
+from ltbench.settings import Settings, read_settings
+
+__all__ = ["BLOCK", "Tuned", "read_tuned"]
+
+BLOCK = "tuning"
+
+# Names in the block, those of a configuration that they must equal, and the flags that give them.
+_FITS = {
+    "method": ("method_name", "--method"),
+    "preset": ("preset", "--method NAME@PRESET"),
+    "dataset": ("dataset_name", "--dataset"),
+    "protocol": ("protocol", "--protocol"),
+}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a file of tuned settings holds.
+
+    Attributes:
+        settings: nested, without the block.
+        tuning: the block; None for a plain file of settings.
+    """
+
+    file: Path
+    settings: Settings
+    tuning: Settings | None
+
+    def origin(self, names: Mapping[str, Any]) -> Settings | None:
+        """What a configuration keeps of the block; None without one.
+
+        Args:
+            names: of the configuration: method_name, preset, dataset_name, protocol.
+
+        Raises:
+            UsageError: the settings were tuned for other names, or the block is not whole.
+        """
+        if self.tuning is None:
+            return None
+        needed = [*_FITS, *TunedFrom.model_fields]
+        missing = [key for key in needed if key not in self.tuning]
+        if missing:
+            raise UsageError(
+                f"{self.file}: the block '{BLOCK}' lacks {', '.join(missing)}. Expected a file as "
+                f"`bench.py tune` wrote it; for settings of your own leave out '{BLOCK}'."
+            )
+        for key, (name, flag) in _FITS.items():
+            if self.tuning[key] != names[name]:
+                raise UsageError(
+                    f"{self.file} was tuned for {key} '{_said(self.tuning[key])}', but this run's "
+                    f"is '{_said(names[name])}'. Choose with {flag}, or tune for this one."
+                )
+        return {key: self.tuning[key] for key in TunedFrom.model_fields}
+
+
+def read_tuned(file: Path) -> Tuned:
+    """The file, with or without a block.
+
+    Raises:
+        UsageError: it cannot be read, or its block is none.
+    """
+    settings = read_settings(file)
+    tuning = settings.pop(BLOCK, None)
+    if tuning is not None and not isinstance(tuning, dict):
+        raise UsageError(
+            f"{file}: expected '{BLOCK}' to hold what `bench.py tune` wrote there; got "
+            f"'{tuning}'. Leave it out in a file of settings of your own."
+        )
+    return Tuned(file, settings, tuning)
+
+
+def _said(name: str | None) -> str:
+    return "none" if name is None else name
