@@ -304,7 +304,7 @@ def print_or_write(text: str, out: Path | None) -> None:
 @results_option
 @json_option
 def status(results: Path, as_json: bool) -> None:
-    """Show which runs are done, running, or stopped half way."""
+    """Show which runs are done, running, failed, or stopped half way."""
     from ltbench import inspection
 
     rows = inspection.status(results)

@@ -183,7 +183,6 @@ def run_cell(
         on_wait=console.say,
     )
     place = replace(place, command=repeat_command(cell.request, cell.seed, place))
-    cell.folder.clear_failure()
     try:
         outcome = run(cell.request, place)
     except (InterruptedRunError, StorageError):

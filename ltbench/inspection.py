@@ -21,13 +21,14 @@ Facts = dict[str, Any]
 
 
 def status(results: Path) -> list[Facts]:
-    """One row a run folder: done, running, or stopped half way."""
+    """One row a run folder: done, running, failed, or stopped half way."""
     rows = []
     for folder in run_folders(results):
         *_, dataset, protocol, method, key, seed = folder.path.parts
         row = {"dataset": dataset, "protocol": protocol, "method": method, "run": f"{key}/{seed}"}
         holder = claims.holder(folder.path)
-        state = _state(folder) or ("stopped" if holder is None else "claimed")
+        resting = "stopped" if folder.failure() is None else "failed"
+        state = _state(folder) or (resting if holder is None else "claimed")
         by = (holder or "") if state == "claimed" else ""
         rows.append(row | {"state": state, "epochs": last_epoch(folder), "by": by})
     return rows

@@ -101,6 +101,7 @@ def run(request: Request, place: Place) -> Outcome:
         if folder.is_done():
             return Outcome(folder, folder.record(), "already done")
         folder.clear_leftovers()
+        folder.clear_failure()
         goes_on = beginning(cell, folder, place)
         if place.on_start is not None:
             place.on_start(cell, folder, goes_on)

@@ -23,6 +23,7 @@ from ltbench.columns import columns
 from ltbench.config import Request, resolve
 from ltbench.errors import InterruptedRunError, UsageError
 from ltbench.registry import DATASETS, METHODS
+from ltbench.results import RunFolder
 from ltbench.runner import Place
 from ltbench.settings import parse_assignments
 
@@ -347,6 +348,16 @@ def test_status_of_damaged_files_changes_nothing(bench: Bench, tmp_path: Path) -
     assert (row["state"], row["epochs"]) == ("damaged", "damaged")
     assert "12345678e9012345/seed-0" in bench("status", "--results", tmp_path).out
     assert sorted(file.name for file in run.iterdir()) == ["epochs.jsonl", "record.json"]
+
+
+def test_status_of_a_failed_run(bench: Bench, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "digits_lt" / "held_out" / "ce" / "12345678e9012345" / "seed-0")
+    folder.write_failure({"message": "the loss is not finite"})
+    (row,) = json.loads(bench("status", "--results", tmp_path, "--json").out)
+    assert row["state"] == "failed"
+    folder.clear_failure()
+    (row,) = json.loads(bench("status", "--results", tmp_path, "--json").out)
+    assert row["state"] == "stopped"
 
 
 @pytest.mark.usefixtures("own_registries")
