@@ -59,7 +59,8 @@ def run_grid(
         say: told in lines what happens.
 
     Raises:
-        InterruptedRunError: this process was told to stop; so were the cells, which have saved.
+        InterruptedRunError: this process was told to stop. Its cells have saved, or go on where
+            they outlive it, as the message says.
         StorageError: results cannot be stored; no further cell was started.
     """
     grid = Grid()
@@ -76,7 +77,7 @@ def run_grid(
             todo[_job(cell, place, slots_per_device)] = cell
     say(_beginning(plan, grid, todo, retry_failed))
     clock.expect(todo.values(), launcher.room(list(todo)))
-    with _stoppable(grid, len(plan.cells)), closing(launcher.run(list(todo))) as ends:
+    with _stoppable(grid, len(plan.cells), launcher), closing(launcher.run(list(todo))) as ends:
         for ended in ends:
             _take_in(ended, todo[ended.job], grid, clock, say, len(plan.cells))
     return grid
@@ -128,7 +129,7 @@ def _in_a_line(ended: Ended) -> str:
 
 
 @contextmanager
-def _stoppable(grid: Grid, total: int) -> Iterator[None]:
+def _stoppable(grid: Grid, total: int, launcher: Launcher) -> Iterator[None]:
     """Turn SIGTERM, SIGHUP and Ctrl-C into an error that unwinds, so that cells are told to stop.
 
     A second signal, while they save, ends this process, and with it the cells, at once.
@@ -146,7 +147,7 @@ def _stoppable(grid: Grid, total: int) -> Iterator[None]:
     except _Stop as stopped:
         raise InterruptedRunError(
             f"Stopped by signal {stopped.number}; {len(grid.done)} of {total} cells are done, and "
-            "what was under way is saved. Run the same command again to go on from there.",
+            f"{launcher.when_closed()}. Run the same command again to go on from there.",
             stopped.number,
         ) from None
     finally:

@@ -69,6 +69,18 @@ def launcher_of(
         from ltbench.launchers.ray import RayLauncher
 
         return RayLauncher(num_at_once=options.num_at_once, retries=options.retries, say=say)
+    if name == "slurm":
+        from ltbench.launchers.slurm import SlurmLauncher
+
+        return SlurmLauncher(
+            folder,
+            num_at_once=options.num_at_once,
+            minutes=options.minutes,
+            options=options.slurm,
+            retries=options.retries,
+            is_held=is_held,
+            say=say,
+        )
     raise UsageError(suggest("launcher", name, list(LAUNCHERS)))
 
 

@@ -76,7 +76,7 @@ class Sweep:
         return launcher_of(
             self._name,
             options,
-            folder=self._place.results / "launcher",
+            folder=self._place.results / self._name,
             is_held=lambda job: claims.holder(job.log.parent) is not None,
             say=self._say,
         )

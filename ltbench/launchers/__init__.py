@@ -75,6 +75,11 @@ class Launcher(Protocol):
     def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """Do all jobs and give each as it ends, in any order.
 
-        Closing the iterator tells what is under way to save and stop, and waits for it.
+        Closing the iterator tells what is under way to save and stop, and waits for it; where jobs
+        outlive their launcher, it leaves them alone.
         """
+        ...
+
+    def when_closed(self) -> str:
+        """What becomes of the jobs under way when `run` is closed, in words: "... is saved"."""
         ...

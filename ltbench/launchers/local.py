@@ -74,6 +74,10 @@ class LocalLauncher:
         """The slots, as far as there are jobs for them."""
         return max(1, min(len(self._slots), len(jobs)))
 
+    def when_closed(self) -> str:
+        """They are told to save and stop."""
+        return "what was under way is saved"
+
     def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """See `Launcher.run`."""
         waiting = [(job, 1) for job in jobs]

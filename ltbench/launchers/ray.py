@@ -65,6 +65,10 @@ class RayLauncher:
             fit.append(int(there.get("GPU", 0) // gpus))
         return max(1, min(*fit, len(jobs)))
 
+    def when_closed(self) -> str:
+        """They are told to save and stop."""
+        return "what was under way is saved"
+
     def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """See `Launcher.run`."""
         waiting = [(job, 1) for job in jobs]

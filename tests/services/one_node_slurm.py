@@ -66,8 +66,8 @@ SchedulerParameters=sched_interval=2,sched_min_interval=0,batch_sched_delay=0,bf
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=60 PriorityTier=1 GraceTime=15 State=UP
-PartitionName=urgent Nodes=ALL MaxTime=60 PriorityTier=2 State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=1440 PriorityTier=1 GraceTime=15 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=1440 PriorityTier=2 State=UP
 """
 
 

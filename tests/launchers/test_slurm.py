@@ -1,0 +1,225 @@
+"""Sweeps on a Slurm of one node, as users and clusters treat them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ltbench import claims
+from ltbench.files import read_json
+from ltbench.results import read_records, run_folders
+from ltbench.testing import tiny_run
+from ltbench.testing.tiny import TOY_BLOBS
+
+sys.path.append(str(Path(__file__).parents[1] / "services"))
+from one_node_slurm import MissingError, one_node_slurm
+
+pytestmark = pytest.mark.services
+ROOT = Path(__file__).parents[2]
+TOY_SLOW = ROOT / "tests" / "plugins" / "toy_slow.py"
+SECONDS = 180
+EPOCHS, STEPS = 16, 16 * 5
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """The environment of a Slurm that ends with the module."""
+    try:
+        with one_node_slurm() as environment:
+            yield environment
+    except MissingError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def digests(tmp_path_factory):
+    """Of the undisturbed runs, by seed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    settings = {"epochs": EPOCHS, "eval_batch_size": 256, "optimizer.lr": 0.1}
+    return {
+        seed: tiny_run("toy_slow", folder, {**settings, "seed": seed}, plugins=[TOY_SLOW]).record[
+            "digest"
+        ]
+        for seed in (0, 1)
+    }
+
+
+class Sweep:
+    """Two slow cells, and what becomes of them."""
+
+    def __init__(self, folder, environment):
+        self.results = folder / "runs"
+        self._folder = folder
+        self._environment = {**os.environ, **environment}
+        self._processes = []
+
+    def start(self, *more, step_s=0.1):
+        words = [
+            *(sys.executable, ROOT / "bench.py", "sweep", "--methods", "toy_slow"),
+            *("--datasets", "toy_blobs", "--seeds", "0-1", "--launcher", "slurm"),
+            *("--plugin", TOY_BLOBS, "--plugin", TOY_SLOW, "--results", self.results),
+            *("--epochs", EPOCHS, "--batch-size", "8", "--backbone", "resnet8_cifar"),
+            *("--set", "eval_batch_size=256", "--set", "optimizer.lr=0.1", *more),
+        ]
+        output = self._folder / f"output-{len(self._processes)}.txt"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [str(word) for word in words],
+                stdout=file,
+                stderr=file,
+                env={**self._environment, "TOY_STEP_S": str(step_s)},
+                start_new_session=True,
+            )
+        process.text = lambda: output.read_text(encoding="utf-8")
+        self._processes.append(process)
+        return process
+
+    def end(self):
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self.ask("scancel", "--me")
+
+    def ask(self, *command):
+        return subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    def jobs(self):
+        """State of each job, by number."""
+        told = self.ask("squeue", "--me", "--noheader", "--array", "--format=%i %T")
+        return dict(line.split() for line in told.splitlines())
+
+    def training(self, seed):
+        """The process that trains a seed, once it has trained an epoch; else None."""
+        for run in run_folders(self.results):
+            if run.path.name == f"seed-{seed}" and run.epochs():
+                for claim in run.path.glob("claim-*.json"):
+                    if claims.holder(run.path) is not None:
+                        return read_json(claim)["pid"]
+        return None
+
+    def number(self, seed):
+        """The Slurm job of a seed."""
+        for file in self.results.glob("slurm/*/jobs.json"):
+            for number, log in json.loads(file.read_text("utf-8"))["logs"].items():
+                if f"seed-{seed}/" in log:
+                    return number
+        return None
+
+    def submissions(self):
+        return list(self.results.glob("slurm/*/jobs.json"))
+
+    def found(self):
+        """The digest of each seed that is done."""
+        records, messages = read_records(self.results)
+        assert messages == []
+        return {record["seed"]: record["digest"] for record in records}
+
+    def starts(self, seed):
+        """How often a process began with a seed."""
+        (run,) = (run for run in run_folders(self.results) if run.path.name == f"seed-{seed}")
+        return (run.path / "log.txt").read_text("utf-8").count("--- toy_slow")
+
+    def has_each_step_once(self):
+        return all(
+            [row["epoch"] for row in run.epochs()] == list(range(EPOCHS))
+            and run.record()["ledger"]["steps"] == STEPS
+            for run in run_folders(self.results)
+        )
+
+
+@pytest.fixture
+def sweep(tmp_path, slurm):
+    under_test = Sweep(tmp_path, slurm)
+    yield under_test
+    under_test.end()
+
+
+def wait_for(condition, seconds=SECONDS):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def test_a_killed_process_is_started_again(sweep, digests):
+    process = sweep.start("-j", "2")
+    os.kill(wait_for(lambda: sweep.training(0)), signal.SIGKILL)
+    assert process.wait(SECONDS) == 0, process.text()
+    assert "FAILED" in process.text()
+    assert "it is submitted again" in process.text()
+    assert "at attempt 2" in process.text()
+    assert sweep.found() == digests
+    assert sweep.has_each_step_once()
+    assert (sweep.starts(0), sweep.starts(1)) == (2, 1)
+
+
+def test_at_the_time_limit_a_run_saves_and_goes_on(sweep, digests):
+    """Slurm looks for jobs near their limit twice a minute."""
+    process = sweep.start("--time", "1", "--slurm", "signal_delay_s=5", step_s=0.8)
+    assert process.wait(2 * SECONDS) == 0, process.text()
+    assert sweep.found() == digests
+    assert sweep.has_each_step_once()
+    assert sweep.starts(0) >= 2
+    assert len(sweep.submissions()) == 1, "requeued by itself, not by the launcher"
+
+
+def test_cancelled_jobs_are_told_and_not_started_again(sweep, digests):
+    process = sweep.start()
+    wait_for(lambda: sweep.training(1))
+    sweep.ask("scancel", sweep.number(1))
+    assert process.wait(SECONDS) == 5, process.text()
+    assert "was cancelled" in process.text()
+    assert set(sweep.found()) == {0}
+    again = sweep.start(step_s=0)
+    assert again.wait(SECONDS) == 0, again.text()
+    assert sweep.found() == digests
+    assert sweep.has_each_step_once(), "it had saved"
+
+
+def test_jobs_outlive_a_killed_sweep_and_the_next_attaches(sweep, digests):
+    first = sweep.start(step_s=0.2)
+    wait_for(lambda: sweep.training(0) and sweep.training(1))
+    first.kill()
+    first.wait()
+    second = sweep.start()
+    third = sweep.start()
+    assert second.wait(SECONDS) == 0, second.text()
+    assert third.wait(SECONDS) == 0, third.text()
+    assert "2 jobs of an earlier command are in Slurm already" in second.text()
+    assert sweep.found() == digests
+    assert (sweep.starts(0), sweep.starts(1)) == (1, 1)
+    assert len(sweep.submissions()) == 1
+
+
+def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(sweep, digests):
+    process = sweep.start(step_s=0.2)
+    wait_for(lambda: sweep.training(0))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130, process.text()
+    number = sweep.number(0).partition("_")[0]
+    assert "2 jobs go on in Slurm" in process.text()
+    assert f"scancel {number}" in process.text()
+    assert sweep.jobs(), "they do"
+    again = sweep.start()
+    assert again.wait(SECONDS) == 0, again.text()
+    assert sweep.found() == digests
+    assert len(sweep.submissions()) == 1
+
+
+def test_a_preempted_run_saves_and_goes_on(sweep, digests):
+    process = sweep.start(step_s=0.2)
+    wait_for(lambda: sweep.training(0) and sweep.training(1))
+    sweep.ask("srun", "--partition=urgent", "--cpus-per-task=2", "sleep", "1")
+    assert process.wait(SECONDS) == 0, process.text()
+    assert sweep.found() == digests
+    assert sweep.has_each_step_once()
+    assert len(sweep.submissions()) == 1
+    assert (sweep.starts(0), sweep.starts(1)) == (2, 2)
