@@ -21,12 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tabulate import tabulate
 
-from ltbench.api import DEFAULT_RESULTS
 from ltbench.cell import prepare
 from ltbench.config import Request, resolve
 from ltbench.data.feed import Part
 from ltbench.metrics import evaluate
 from ltbench.predictions import Predictions
+from ltbench.program import DEFAULT_RESULTS
 from ltbench.results import read_records
 from ltbench.settings import parse_assignments
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,22 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltbench.errors import InterruptedRunError
+from ltbench.program import DEFAULT_RESULTS, PROGRAM
 from ltbench.registry import DATASETS, METHODS, Registry, add_plugins, import_plugins
 
 if TYPE_CHECKING:
     from ltbench.ablation import Ablation
     from ltbench.config import Request
     from ltbench.external import External
-    from ltbench.grid import Grid
-    from ltbench.launching import LaunchOptions
+    from ltbench.grid.running import Grid
+    from ltbench.launchers.choice import LaunchOptions
     from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
-
-DEFAULT_RESULTS = Path("results/runs")
-
-_CHECKOUT = Path(__file__).resolve().parents[1]
-# How this installation is called: from its checkout, or by the command the wheel installs.
-PROGRAM = ["python", "bench.py"] if (_CHECKOUT / "bench.py").is_file() else ["ltbench"]
 
 
 def list_plugins(registry: Registry[Any]) -> list[dict[str, Any]]:
@@ -171,9 +165,9 @@ def sweep(
     Returns:
         `done` and `failures`; `records()` of those that are done.
     """
-    from ltbench.grid_spec import read_grid
+    from ltbench.grid.spec import read_grid
+    from ltbench.grid.sweep import Sweep
     from ltbench.runner import Place
-    from ltbench.sweeping import Sweep
 
     import_plugins([Path(file) for file in plugins])
     given = {
@@ -194,6 +188,7 @@ def sweep(
 def run_seed(request: Request, seed: int, place: Place) -> Outcome:
     """Run one cell with one seed, its record holding the command that repeats it."""
     from ltbench import runner
+    from ltbench.repeat import repeat_command
 
     request = replace(request, settings={**request.settings, "seed": seed})
     command = place.command or repeat_command(request, seed, place)
@@ -202,42 +197,6 @@ def run_seed(request: Request, seed: int, place: Place) -> Outcome:
     except InterruptedRunError as error:
         text = f"{error}\nTo go on from there: {command}"
         raise InterruptedRunError(text, error.exit_code - 128) from error
-
-
-def repeat_command(request: Request, seed: int, place: Place) -> str:
-    """The exact command that repeats a run."""
-    words = [*PROGRAM, "run", "--method", request.method, "--dataset", request.dataset]
-    options = {
-        "--protocol": request.protocol,
-        "--recipe": request.recipe,
-        "--config": request.config_file,
-        "--tuned": request.tuned_file,
-        "--data-root": place.data_root,
-    }
-    for flag, value in options.items():
-        if value is not None:
-            words += [flag, str(value)]
-    if place.results != DEFAULT_RESULTS:
-        words += ["--results", str(place.results)]
-    for file in place.plugins:
-        words += ["--plugin", str(file)]
-    words += ["--seed", str(seed)]
-    for key, value in request.settings.items():
-        if key != "seed":
-            words += ["--set", f"{key}={_as_yaml(value)}"]
-    return shlex.join(words)
-
-
-def _as_yaml(value: Any) -> str:
-    """A value so that `--set` reads the same: text that looks like something else is quoted."""
-    import yaml
-
-    try:
-        if isinstance(value, str) and yaml.safe_load(value) == value:
-            return value
-    except yaml.YAMLError:
-        pass
-    return json.dumps(value, default=str)
 
 
 def table(

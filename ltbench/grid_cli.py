@@ -13,7 +13,7 @@ from ltbench.options import grid_options, json_option, settings_of
 from ltbench.registry import import_plugins
 
 if TYPE_CHECKING:
-    from ltbench.launching import LaunchOptions
+    from ltbench.launchers.choice import LaunchOptions
 
 
 @click.command()
@@ -70,10 +70,10 @@ def sweep(
         raise UsageError("sweep --json goes with --status; `table --format csv` has the results.")
     import_plugins(flags["plugins"])
     from ltbench.console import Console
-    from ltbench.grid import check_whole, render_status, status_rows
-    from ltbench.grid_spec import read_grid
+    from ltbench.grid.running import check_whole, render_status, status_rows
+    from ltbench.grid.spec import read_grid
+    from ltbench.grid.sweep import Sweep
     from ltbench.runner import Place
-    from ltbench.sweeping import Sweep
 
     place = Place(
         flags["results"], flags["data_root"], resume=flags["resume"], plugins=flags["plugins"]
@@ -92,7 +92,7 @@ def sweep(
 
 
 def _options(flags: dict[str, Any]) -> LaunchOptions:
-    from ltbench.launching import LaunchOptions
+    from ltbench.launchers.choice import LaunchOptions
 
     return LaunchOptions(
         num_at_once=flags["num_at_once"],

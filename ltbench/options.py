@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltbench import api
 from ltbench.errors import UsageError
+from ltbench.program import DEFAULT_RESULTS
 from ltbench.registry import suggest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Commands(click.Group):
 results_option = click.option(
     "--results",
     type=click.Path(path_type=Path, file_okay=False),
-    default=api.DEFAULT_RESULTS,
+    default=DEFAULT_RESULTS,
     show_default=True,
     help="Root of the runs.",
 )

@@ -19,7 +19,7 @@ PLUGINS = {
 # From the ground up; a module imports from its own layer and from those before it. `x.*` stands for
 # a package's modules.
 LAYERS = (
-    "errors functional predictions columns",
+    "errors functional predictions columns program",
     "files owner spawning registry settings explain provenance tensorboard recipes recipes.*",
     "launchers launchers.*",
     "method dataset",
@@ -30,13 +30,12 @@ LAYERS = (
     "config claims warm_start audit",
     "training training.* evaluator",
     "trainer rendering cell labels workers",
-    "stage_reuse record runner",
+    "stage_reuse record runner repeat",
     "evidence",
     "report report.*",
     "ablation",
     "trained external",
-    "api catalogue listing inspection data_work console scaffold grid_spec grid_cells "
-    "time_left grid launching sweeping tune tuning tuning.*",
+    "api catalogue listing inspection data_work console scaffold grid grid.* tuning tuning.*",
     "options data_cli grid_cli cli testing testing.*",
     "__init__",
 )

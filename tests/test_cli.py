@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from ltbench.api import repeat_command
 from ltbench.cli import parse_seeds
 from ltbench.columns import columns
 from ltbench.config import Request, resolve
 from ltbench.errors import InterruptedRunError, UsageError
 from ltbench.registry import DATASETS, METHODS
+from ltbench.repeat import repeat_command
 from ltbench.results import RunFolder
 from ltbench.runner import Place
 from ltbench.settings import parse_assignments

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ltbench import claims
-from ltbench.grid import Grid, run_grid
-from ltbench.grid_cells import Plan, plan
-from ltbench.grid_spec import GridSpec
+from ltbench.grid.cells import Plan, plan
+from ltbench.grid.running import Grid, run_grid
+from ltbench.grid.spec import GridSpec
 from ltbench.launchers import Launcher
-from ltbench.launching import LaunchOptions, launcher_of
+from ltbench.launchers.choice import LaunchOptions, launcher_of
 from ltbench.runner import Place
 
 __all__ = ["Sweep"]

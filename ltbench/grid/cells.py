@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ltbench import claims, provenance
-from ltbench.api import repeat_command
 from ltbench.cell import prepare
 from ltbench.config import Request, asked, resolve
 from ltbench.console import Console
@@ -20,11 +19,12 @@ from ltbench.errors import (
     UsageError,
     VerificationError,
 )
-from ltbench.grid_spec import GridSpec
+from ltbench.grid.spec import GridSpec
 from ltbench.inspection import last_epoch
 from ltbench.labels import row_label
 from ltbench.record import now
 from ltbench.registry import import_plugins
+from ltbench.repeat import repeat_command
 from ltbench.results import RunFolder
 from ltbench.run_config import MachineConfig, RunConfig
 from ltbench.runner import Place, folder_of, run

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ltbench.errors import UsageError
-from ltbench.grid_spec import read_grid
+from ltbench.grid.spec import read_grid
 from ltbench.registry import METHODS
 
-REPRODUCE = sorted((Path(__file__).parents[1] / "results" / "reproduce").glob("*.yaml"))
+REPRODUCE = sorted((Path(__file__).parents[2] / "results" / "reproduce").glob("*.yaml"))
 
 
 def grid(tmp_path, text="", **flags):

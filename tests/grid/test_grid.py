@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 
-from ltbench import grid as grid_module
 from ltbench.errors import (
     GridFailedError,
     InterruptedRunError,
@@ -13,13 +12,14 @@ from ltbench.errors import (
     StorageFullError,
     UsageError,
 )
-from ltbench.grid import check_whole, run_grid, status_rows
-from ltbench.grid_cells import plan, run_cell, standing
-from ltbench.grid_spec import read_grid
+from ltbench.grid import running as grid_module
+from ltbench.grid.cells import plan, run_cell, standing
+from ltbench.grid.running import check_whole, run_grid, status_rows
+from ltbench.grid.spec import read_grid
+from ltbench.grid.time_left import TimeLeft, in_words
 from ltbench.launchers.carrying_out import carry_out
 from ltbench.runner import Place
 from ltbench.testing.tiny import TINY, TOY_BLOBS
-from ltbench.time_left import TimeLeft, in_words
 
 SETTINGS = {**TINY, "epochs": 1}
 
@@ -99,7 +99,7 @@ def test_a_failed_cell_is_kept_with_its_reason_and_the_others_run(place, monkeyp
 
     def breaks(cell, *rest):
         if cell.label.startswith("focal") and cell.seed == 0:
-            monkeypatch.setattr("ltbench.grid_cells.run", refuse)
+            monkeypatch.setattr("ltbench.grid.cells.run", refuse)
         try:
             return real(cell, *rest)
         finally:
@@ -172,7 +172,7 @@ def test_an_unexpected_error_is_stored_too(place, monkeypatch):
         raise ZeroDivisionError("oh")
 
     (cell,) = planned(place, "ce", "0").cells
-    monkeypatch.setattr("ltbench.grid_cells.run", breaks)
+    monkeypatch.setattr("ltbench.grid.cells.run", breaks)
     with pytest.raises(ZeroDivisionError):
         run_cell(cell, place.results, None, (), "auto")
     failure = cell.folder.failure()

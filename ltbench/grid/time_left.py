@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Hashable, Iterable
 
-from ltbench.grid_cells import GridCell
+from ltbench.grid.cells import GridCell
 
 __all__ = ["TimeLeft", "in_words"]
 

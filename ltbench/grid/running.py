@@ -14,10 +14,10 @@ from typing import Any, get_args
 from ltbench import errors
 from ltbench.columns import columns
 from ltbench.errors import GridFailedError, InterruptedRunError, StorageError
-from ltbench.grid_cells import GridCell, Plan, State, run_cell, standing
+from ltbench.grid.cells import GridCell, Plan, State, run_cell, standing
+from ltbench.grid.time_left import TimeLeft, in_words
 from ltbench.launchers import Ended, Job, Launcher
 from ltbench.runner import Place
-from ltbench.time_left import TimeLeft, in_words
 
 __all__ = ["Grid", "check_whole", "render_status", "run_grid", "status_rows"]
 
