@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -80,11 +80,12 @@ class Standing(NamedTuple):
     detail: str = ""
 
 
-def plan(spec: GridSpec, place: Place, *, settings: Mapping[str, Any]) -> Plan:
+def plan(spec: GridSpec, place: Place, *, device: str | None = None) -> Plan:
     """Check every configuration of a grid and find the folder of every cell.
 
     Args:
-        settings: the machine's, weaker than the grid's own, such as {"machine.device": "cuda"}.
+        device: the kind, "cpu" or "cuda", of cells that leave it to the machine, where they do not
+            run on this one. It is part of their keys.
 
     Raises:
         UsageError, DataMissingError, VerificationError: what is refused, all of it at once. Of a
@@ -93,9 +94,8 @@ def plan(spec: GridSpec, place: Place, *, settings: Mapping[str, Any]) -> Plan:
     rows: list[list[GridCell]] = []
     refused: list[tuple[str, LtbenchError]] = []
     for request in spec.requests():
-        request = replace(request, settings={**settings, **request.settings})
         try:
-            rows.append(list(_cells(request, spec.seeds, place)))
+            rows.append(list(_cells(request, spec.seeds, place, device)))
         except _REFUSALS as error:
             refused.append((f"{request.method} on {request.dataset}", error))
     texts = tuple(f"{name}: {error}" for name, error in refused)
@@ -109,9 +109,11 @@ def plan(spec: GridSpec, place: Place, *, settings: Mapping[str, Any]) -> Plan:
     return Plan(tuple({cell.folder.path: cell for cell in ordered}.values()), texts)
 
 
-def _cells(request: Request, seeds: Sequence[int], place: Place) -> Iterator[GridCell]:
+def _cells(
+    request: Request, seeds: Sequence[int], place: Place, device: str | None
+) -> Iterator[GridCell]:
     """The cells of one configuration. Seeds share the key, unless each starts from another run."""
-    request, config = _with_threads(request)
+    request, config = _settled(request, device)
     label, key_cell = row_label(request, config), None
     for seed in seeds:
         one = replace(request, settings={**request.settings, "seed": seed})
@@ -129,12 +131,17 @@ def _cells(request: Request, seeds: Sequence[int], place: Place) -> Iterator[Gri
         )
 
 
-def _with_threads(request: Request) -> tuple[Request, RunConfig]:
+def _settled(request: Request, device: str | None) -> tuple[Request, RunConfig]:
+    """The request with what nobody chose, of what the key depends on, chosen."""
     config = resolve(request)
-    if config.machine.threads is not None:
+    chosen: dict[str, Any] = {}
+    if config.machine.threads is None:
+        chosen["machine.threads"] = DEFAULT_THREADS
+    if config.machine.device == "auto" and device is not None:
+        chosen["machine.device"] = device
+    if not chosen:
         return request, config
-    settings = {"machine.threads": DEFAULT_THREADS, **request.settings}
-    request = replace(request, settings=settings)
+    request = replace(request, settings={**request.settings, **chosen})
     return request, resolve(request)
 
 

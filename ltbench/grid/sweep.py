@@ -43,14 +43,10 @@ class Sweep:
     ) -> None:
         self._place, self._name, self._say = place, launcher, say
         self._options = options or LaunchOptions()
-        asked = spec.settings.get("machine.device", "auto")
-        settings = {}
-        self._launcher: Launcher | None = None
-        if launcher != "local" and asked == "auto":
-            self._launcher = self._made(self._options)
-            # Keys hold the kind of device, and this machine need not have what the cluster has.
-            settings = {"machine.device": self._launcher.device_kind()}
-        self.plan: Plan = plan(spec, place, settings=settings)
+        # A cluster's nodes need not have what this machine has.
+        self._launcher = None if launcher == "local" else self._made(self._options)
+        device = None if self._launcher is None else self._launcher.device_kind()
+        self.plan: Plan = plan(spec, place, device=device)
 
     def run(self, *, retry_failed: bool = False) -> Grid:
         """Run what is open; see `run_grid`."""

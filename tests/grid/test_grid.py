@@ -57,7 +57,7 @@ def toy_blobs(own_registries):
 def planned(place, methods="ce,focal", seeds="0-1", **settings):
     flags = {"methods": methods, "datasets": "toy_blobs", "seeds": seeds}
     spec = read_grid(None, {**flags, "settings": {**SETTINGS, **settings}})
-    return plan(spec, place, settings={})
+    return plan(spec, place)
 
 
 def test_a_grid_runs_once(place):
@@ -88,7 +88,7 @@ def test_cells_without_chosen_threads_train_on_one(place):
     settings = {key: value for key, value in SETTINGS.items() if key != "machine.threads"}
     flags = {"methods": "ce", "datasets": "toy_blobs", "seeds": "0", "recipe": "fashion"}
     spec = read_grid(None, {**flags, "settings": settings})
-    (cell,) = plan(spec, place, settings={}).cells
+    (cell,) = plan(spec, place).cells
     assert cell.machine.threads == 1
     (chosen,) = planned(place, "ce", "0", **{"machine.threads": 2}).cells
     assert chosen.machine.threads == 2
