@@ -1,8 +1,8 @@
 """ltbench: a benchmark suite for long-tailed image classification.
 
-`ltbench.run`, `ltbench.sweep`, `ltbench.ablate`, `ltbench.table`, `ltbench.audit_data`,
-`ltbench.external_test`, `ltbench.describe`, `ltbench.list_methods` and `ltbench.list_datasets` are
-the Python twins of the commands.
+`ltbench.run`, `ltbench.sweep`, `ltbench.tune`, `ltbench.ablate`, `ltbench.table`,
+`ltbench.audit_data`, `ltbench.external_test`, `ltbench.describe`, `ltbench.list_methods` and
+`ltbench.list_datasets` are the Python twins of the commands.
 """
 
 from ltbench.api import (
@@ -15,6 +15,7 @@ from ltbench.api import (
     run,
     sweep,
     table,
+    tune,
 )
 
 __version__ = "0.1.0"
@@ -30,4 +31,5 @@ __all__ = [
     "run",
     "sweep",
     "table",
+    "tune",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltbench.errors import InterruptedRunError
-from ltbench.program import DEFAULT_RESULTS, PROGRAM
+from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED, PROGRAM
 from ltbench.registry import DATASETS, METHODS, Registry, add_plugins, import_plugins
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ltbench.launchers.choice import LaunchOptions
     from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
+    from ltbench.tuning.session import Tuned
 
 
 def list_plugins(registry: Registry[Any]) -> list[dict[str, Any]]:
@@ -183,6 +184,60 @@ def sweep(
     return Sweep(spec, place, launcher=launcher, options=options, say=say).run(
         retry_failed=retry_failed
     )
+
+
+def tune(
+    methods: Sequence[str],
+    dataset: str,
+    *,
+    trials: int = 30,
+    space: Literal["method", "recipe", "both"] = "both",
+    search: Mapping[str, str] | None = None,
+    objective: str = "val.macro_f1",
+    storage: str | None = None,
+    num_workers: int = 1,
+    tune_seeds: Sequence[int] | None = None,
+    sampler: str = "tpe",
+    sampler_seed: int = 0,
+    pruner: str = "median",
+    test_at: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+    out: str | Path = DEFAULT_TUNED,
+    protocol: str | None = None,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    results: str | Path = DEFAULT_RESULTS,
+    data_root: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    say: Callable[[str], None] = print,
+) -> Tuned:
+    """Search settings of several methods with equal budgets, by validation alone.
+
+    Args:
+        methods: `ecl`, or with a preset `ecl@authors`.
+        search: ranges by setting, such as {"optimizer.lr": "0.01:0.5:log"}.
+        storage: a database URL; an SQLite file below the results unless given.
+        num_workers: trials side by side on this machine.
+        tune_seeds: that every trial trains with.
+        test_at: numbers of trials after which the best until then is run with `seeds` and tested.
+
+    Returns:
+        `reports`, one a method, each with the file of its tuned settings; `tests`; `troubles`.
+    """
+    from ltbench.config import Request
+    from ltbench.runner import Place
+    from ltbench.tuning.plan import FIRST_SEED, Options
+    from ltbench.tuning.session import Tuning
+
+    import_plugins([Path(file) for file in plugins])
+    options = Options(
+        *(trials, space, search, objective, tuple(tune_seeds or (FIRST_SEED,))),
+        *(sampler, sampler_seed, pruner),
+    )
+    requests = [Request(name, dataset, protocol, recipe, dict(settings or {})) for name in methods]
+    place = Place(Path(results), _path(data_root), plugins=tuple(map(Path, plugins)))
+    tuning = Tuning(requests, options, place, storage=storage, out=Path(out), say=say)
+    return tuning.run(num_workers=num_workers, test_at=test_at, seeds=seeds, run_seed=run_seed)
 
 
 def run_seed(request: Request, seed: int, place: Place) -> Outcome:

@@ -25,6 +25,7 @@ from ltbench.options import (
 )
 from ltbench.registry import add_plugins, import_plugins
 from ltbench.settings import parse_names, parse_seeds
+from ltbench.tune_cli import tune
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 data missing; 4 verification "
@@ -326,6 +327,7 @@ def doctor(results: Path, as_json: bool) -> None:
 
 cli.add_command(data)
 cli.add_command(sweep)
+cli.add_command(tune)
 
 
 @cli.group(cls=Commands)

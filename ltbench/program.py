@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 DEFAULT_RESULTS = Path("results/runs")
+DEFAULT_TUNED = Path("results/tuned")
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 # How this installation is called: from its checkout, or by the command the wheel installs.

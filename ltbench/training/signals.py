@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from ltbench.errors import InterruptedRunError
 from ltbench.spawning import ASKED_BY_PEOPLE, ASKED_BY_SCHEDULERS
 
 
@@ -42,3 +45,43 @@ class SignalGuard:
         self.received = number
         if not self._patient and number in ASKED_BY_PEOPLE:
             signal.signal(number, self._previous[number])
+
+
+class _Stop(BaseException):
+    """A signal that asks this process to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def stoppable(goes_on: str) -> Iterator[None]:
+    """Turn SIGTERM, SIGHUP and Ctrl-C into an error that unwinds, where others do the work.
+
+    A second signal, while what is under way is saved, ends this process at once.
+
+    Args:
+        goes_on: what is kept and how to go on, for the message.
+
+    Raises:
+        InterruptedRunError: a signal came.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
+        raise _Stop(number)
+
+    previous: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for caught in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            previous[caught] = signal.signal(caught, stop) or signal.SIG_DFL
+    try:
+        yield
+    except _Stop as stopped:
+        text = f"Stopped by signal {stopped.number}. {goes_on}"
+        raise InterruptedRunError(text, stopped.number) from None
+    finally:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
