@@ -18,6 +18,7 @@ from ltbench.grid.cells import GridCell, Plan, State, run_cell, standing
 from ltbench.grid.time_left import TimeLeft, in_words
 from ltbench.launchers import Ended, Job, Launcher
 from ltbench.runner import Place
+from ltbench.spawning import ASKED_BY_PEOPLE, ASKED_BY_SCHEDULERS
 
 __all__ = ["Grid", "check_whole", "render_status", "run_grid", "status_rows"]
 
@@ -130,17 +131,20 @@ def _in_a_line(ended: Ended) -> str:
 
 @contextmanager
 def _stoppable(grid: Grid, total: int, launcher: Launcher) -> Iterator[None]:
-    """Turn SIGTERM, SIGHUP and Ctrl-C into an error that unwinds, so that cells are told to stop.
+    """Turn signals that ask to stop into an error that unwinds, so that cells are told to stop.
 
-    A second signal, while they save, ends this process, and with it the cells, at once.
+    A second one of a person's, while they save, ends this process, and with it the cells, at once.
     """
+    received: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        raise _Stop(number)
+        received.append(number)
+        if len(received) == 1 or number not in ASKED_BY_SCHEDULERS:
+            raise _Stop(number)
 
     previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for caught in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for caught in (*ASKED_BY_PEOPLE, *ASKED_BY_SCHEDULERS, signal.SIGHUP):
             previous[caught] = signal.signal(caught, stop) or signal.SIG_DFL
     try:
         yield

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
@@ -117,14 +118,15 @@ class LocalLauncher:
         return _UnderWay(job, process, ours, slot, time.monotonic(), attempts)
 
     def _ended(self, under_way: Sequence[_UnderWay]) -> list[_UnderWay]:
-        ready = connection.wait([one.process.sentinel for one in under_way])
-        return [one for one in under_way if one.process.sentinel in ready]
+        # Its pipe ends with the process, whatever has become of the server, which alone knows more.
+        ready = connection.wait([one.pipe for one in under_way])
+        return [one for one in under_way if one.pipe in ready]
 
     def _end_of(self, one: _UnderWay) -> Ended | None:
         """How it ended; None where it is to be started again."""
+        report = _received(one.pipe)
         one.process.join()
         wall_time_s = time.monotonic() - one.started
-        report = _received(one.pipe)
         if report is not None:
             return report.of(one.job, wall_time_s=wall_time_s, attempts=one.attempts)
         how = _how_it_died(one.process.exitcode)
@@ -152,12 +154,20 @@ def _how_it_died(code: int | None) -> str:
 
 
 def _stop(under_way: Sequence[_UnderWay]) -> None:
-    """Tell the jobs to save and stop, and wait until they have."""
+    """Tell the jobs to save and stop, and wait until they have.
+
+    Not by SIGTERM, which a scheduler may have sent to everybody: a second one would end them at
+    once.
+    """
     for one in under_way:
-        one.process.terminate()
+        if one.process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(one.process.pid, signal.SIGUSR1)
     for one in under_way:
+        with one.pipe, suppress(EOFError):
+            while True:
+                one.pipe.recv()
         one.process.join()
-        one.pipe.close()
 
 
 def _serve(pipe: Connection, job: Job, environment: Mapping[str, str]) -> None:

@@ -38,8 +38,8 @@ def die_unless(file):
     return "second"
 
 
-def wait_for_sigterm(started, told):
-    signal.signal(signal.SIGTERM, lambda *_: told.touch() or os._exit(0))
+def wait_for_sigusr1(started, told):
+    signal.signal(signal.SIGUSR1, lambda *_: told.touch() or os._exit(0))
     started.write_text(str(os.getpid()))
     time.sleep(60)
 
@@ -109,7 +109,7 @@ def test_jobs_that_are_held_elsewhere_come_last(tmp_path):
 
 def test_closing_tells_the_jobs_and_waits(tmp_path):
     started, told = tmp_path / "started", tmp_path / "told"
-    jobs = [job("quick", int, tmp_path), job("slow", wait_for_sigterm, tmp_path, started, told)]
+    jobs = [job("quick", int, tmp_path), job("slow", wait_for_sigusr1, tmp_path, started, told)]
     ends = LocalLauncher([{}, {}]).run(jobs)
     assert next(ends).job.name == "quick"
     while not started.exists() or not started.read_text():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def digests(tmp_path_factory):
 
 
 class Sweep:
-    """Two slow cells, and what becomes of them."""
+    """A sweep of two slow cells, and what becomes of it."""
 
     def __init__(self, folder, environment):
         self.results = folder / "runs"
@@ -58,18 +59,21 @@ class Sweep:
         self._environment = {**os.environ, **environment}
         self._processes = []
 
-    def start(self, *more, step_s=0.1):
+    def words(self, *more):
         words = [
             *(sys.executable, ROOT / "bench.py", "sweep", "--methods", "toy_slow"),
-            *("--datasets", "toy_blobs", "--seeds", "0-1", "--launcher", "slurm"),
+            *("--datasets", "toy_blobs", "--seeds", "0-1"),
             *("--plugin", TOY_BLOBS, "--plugin", TOY_SLOW, "--results", self.results),
             *("--epochs", EPOCHS, "--batch-size", "8", "--backbone", "resnet8_cifar"),
             *("--set", "eval_batch_size=256", "--set", "optimizer.lr=0.1", *more),
         ]
+        return [str(word) for word in words]
+
+    def start(self, *more, step_s=0.1, launcher="slurm"):
         output = self._folder / f"output-{len(self._processes)}.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [str(word) for word in words],
+                self.words("--launcher", launcher, *more),
                 stdout=file,
                 stderr=file,
                 env={**self._environment, "TOY_STEP_S": str(step_s)},
@@ -85,10 +89,11 @@ class Sweep:
             process.wait()
         self.ask("scancel", "--me")
 
-    def ask(self, *command):
+    def ask(self, *command, step_s=0):
+        environment = {**self._environment, "TOY_STEP_S": str(step_s)}
         return subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, check=True
-        ).stdout
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     def jobs(self):
         """State of each job, by number."""
@@ -223,3 +228,36 @@ def test_a_preempted_run_saves_and_goes_on(sweep, digests):
     assert sweep.has_each_step_once()
     assert len(sweep.submissions()) == 1
     assert (sweep.starts(0), sweep.starts(1)) == (2, 2)
+
+
+def test_two_launchers_on_one_grid(sweep, digests):
+    both = [sweep.start(launcher="local"), sweep.start()]
+    assert [one.wait(SECONDS) for one in both] == [0, 0], [one.text() for one in both]
+    assert sweep.found() == digests
+    assert sweep.has_each_step_once()
+
+
+@pytest.mark.parametrize(
+    ("order", "code"), [(["--signal=USR1"], 138), ([], 143)], ids=["time limit", "cancelled"]
+)
+def test_a_sweep_inside_a_job_saves_before_it_ends(sweep, digests, tmp_path, order, code):
+    """Slurm sends signals to all processes: the sweep, its cells and what serves them."""
+    file = tmp_path / "job.sh"
+    words = shlex.join(["srun", "--cpus-per-task=2", *sweep.words("-j", "2")])
+    file.write_text(f"#!/bin/sh\ntrap '' TERM\n{words}\necho ended with $?\n")
+    output = tmp_path / "job.txt"
+    number = sweep.ask(
+        *("sbatch", "--parsable", "--cpus-per-task=2", "--time=10", f"--output={output}", file),
+        step_s=1.0,
+    )
+    wait_for(lambda: sweep.training(0) and sweep.training(1))
+    sweep.ask("scancel", *order, number)
+    wait_for(lambda: "ended with" in output.read_text("utf-8"))
+    assert "what was under way is saved" in output.read_text("utf-8")
+    assert f"ended with {code}" in output.read_text("utf-8")
+    again = sweep.start(launcher="local", step_s=0)
+    assert again.wait(SECONDS) == 0, again.text()
+    for log in sweep.results.rglob("log.txt"):
+        assert "goes on from its checkpoint" in log.read_text("utf-8")
+    assert sweep.found() == digests
+    assert sweep.has_each_step_once()
