@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ltbench.config import Request
 from ltbench.errors import GridFailedError, RunFailedError, UsageError
 from ltbench.launchers import Job
-from ltbench.launching import LaunchOptions, launcher_of
+from ltbench.launchers.choice import LaunchOptions, launcher_of
 from ltbench.runner import Outcome, Place
 from ltbench.training.signals import stoppable
 from ltbench.tuned import read_tuned
