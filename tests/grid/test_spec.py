@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ltbench.config import resolve
 from ltbench.errors import UsageError
 from ltbench.grid.spec import read_grid
 from ltbench.registry import METHODS
@@ -112,10 +113,21 @@ def test_all_mistakes_at_once(tmp_path):
         grid(tmp_path, "sedes: 1")
 
 
+def test_a_folder_of_tuned_settings(tmp_path):
+    file = tmp_path / "tuned" / "digits_lt" / "held_out" / "logit_adjust@paper.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("method: {tau: 1.5}\n")
+    flags = {"datasets": "digits_lt", "tuned": tmp_path / "tuned"}
+    spec = read_grid(None, {**flags, "methods": "logit-adjust@paper"})
+    assert [one.tuned_file for one in spec.requests()] == [file]
+    with pytest.raises(UsageError, match=r"no tuned settings of ce on digits_lt"):
+        read_grid(None, {**flags, "methods": "ce"}).requests()
+    spec = read_grid(None, {**flags, "methods": "ce", "tuned": file})
+    assert [one.tuned_file for one in spec.requests()] == [file]
+
+
 @pytest.mark.parametrize("file", REPRODUCE, ids=lambda file: file.stem)
 def test_our_own_grids_are_grids(file):
-    from ltbench.config import resolve
-
     requests = read_grid(file, {}).requests()
     assert requests
     for request in requests:
