@@ -17,7 +17,7 @@ from ltbench.recipes import is_file, load_recipe, recipe_names
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
 from ltbench.run_config import Frozen, RunConfig
 from ltbench.settings import Settings, flat, merge, nested, read_settings
-from ltbench.tuned import read_tuned
+from ltbench.tuned import Tuned, read_tuned, read_tuned_of
 
 __all__ = [
     "Request",
@@ -31,6 +31,7 @@ __all__ = [
     "rebuild",
     "recipe_names",
     "resolve",
+    "tuned_settings",
     "user_layers",
     "validate",
 ]
@@ -46,7 +47,8 @@ class Request:
         method: name, or name@preset.
         settings: dotted keys from flags and `--set`, the strongest layer.
         config_file: a YAML file of settings, weaker than flags.
-        tuned_file: a YAML file that `tune` wrote, weaker than `config_file`.
+        tuned_file: a YAML file that `tune` wrote, weaker than `config_file`; or the folder of such
+            files, which has one for this method.
     """
 
     method: str
@@ -64,9 +66,7 @@ def resolve(request: Request) -> RunConfig:
     Layers, later wins: library < recipe < method's defaults < method@preset < tuned file < YAML
     file < flags.
     """
-    method_name, _, presets = (normalise(part) for part in request.method.partition("@"))
-    # One order, so that ce@mixup+sqrt and ce@sqrt+mixup are the same run.
-    preset = "+".join(sorted(presets.split("+")))
+    method_name, preset = _method_and_preset(request)
     method = METHODS[method_name]
     dataset = DATASETS[request.dataset]
     user = user_layers(request)
@@ -74,17 +74,18 @@ def resolve(request: Request) -> RunConfig:
     protocol = request.protocol or user.get("protocol") or dataset.default_protocol
     names: Settings = {
         "method_name": method_name,
-        "preset": preset or None,
+        "preset": preset,
         "dataset_name": normalise(request.dataset),
         "protocol": protocol_name(dataset, str(protocol)),
         "recipe": _recipe_name(str(recipe)),
     }
-    names["tuned"] = read_tuned(request.tuned_file).origin(names) if request.tuned_file else None
+    tuned = tuned_settings(request)
+    names["tuned"] = None if tuned is None else tuned.origin(names)
     _refuse_other_names(user, names)
     settings: Settings = {"method": {}, "dataset": {}}
     merge(settings, load_recipe(str(recipe)))
     merge(settings, nested(method.defaults))
-    merge(settings, nested(preset_settings(method, preset or None)))
+    merge(settings, nested(preset_settings(method, preset)))
     merge(settings, user)
     return validate(settings | names, method, dataset)
 
@@ -189,9 +190,41 @@ def asked(request: Request) -> list[str]:
 def user_layers(request: Request) -> Settings:
     """The settings that the user gave, nested: tuned file, then YAML file, then flags."""
     user: Settings = {}
-    if request.tuned_file is not None:
-        merge(user, read_tuned(request.tuned_file).settings)
-    if request.config_file is not None:
-        merge(user, read_settings(request.config_file))
+    tuned = tuned_settings(request)
+    if tuned is not None:
+        merge(user, tuned.settings)
+    merge(user, _over_tuned(request))
+    return user
+
+
+def tuned_settings(request: Request) -> Tuned | None:
+    """The file of tuned settings that a request means; None where it names none.
+
+    Raises:
+        UsageError: it cannot be read, or a folder has none for this method.
+    """
+    file = request.tuned_file
+    if file is None or not file.is_dir():
+        return None if file is None else read_tuned(file)
+    dataset = DATASETS[request.dataset]
+    given = request.protocol or _over_tuned(request).get("protocol") or dataset.default_protocol
+    name, preset = _method_and_preset(request)
+    label = f"{name}@{preset}" if preset else name
+    return read_tuned_of(
+        file,
+        dataset=normalise(request.dataset),
+        protocol=protocol_name(dataset, str(given)),
+        method=label,
+    )
+
+
+def _over_tuned(request: Request) -> Settings:
+    user = read_settings(request.config_file) if request.config_file is not None else {}
     merge(user, nested(request.settings))
     return user
+
+
+def _method_and_preset(request: Request) -> tuple[str, str | None]:
+    name, _, presets = (normalise(part) for part in request.method.partition("@"))
+    # One order, so that ce@mixup+sqrt and ce@sqrt+mixup are the same run.
+    return name, "+".join(sorted(presets.split("+"))) or None

@@ -69,7 +69,12 @@ _SHARED_OPTIONS = [
     click.option("--recipe", help="Training recipe; default: the data set's."),
     click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting."),
     click.option("--config", "config_file", type=_path, help="A YAML file of settings."),
-    click.option("--tuned", "tuned_file", type=_path, help="A file of tuned settings."),
+    click.option(
+        "--tuned",
+        "tuned_file",
+        type=_path,
+        help="A file of tuned settings, or the folder of all methods' files.",
+    ),
     click.option("--epochs", type=int),
     click.option("--batch-size", type=int, help="Images a step, over all devices together."),
     click.option("--backbone"),

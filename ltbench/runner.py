@@ -16,7 +16,7 @@ from torch import nn
 
 from ltbench import claims, provenance, seen, stage_reuse
 from ltbench.cell import Cell, Sources, prepare
-from ltbench.config import Request, asked, rebuild, resolve
+from ltbench.config import Request, asked, rebuild, resolve, tuned_settings
 from ltbench.data.feed import Part, Renderer, TrainingSet
 from ltbench.errors import InterruptedRunError, RunFailedError
 from ltbench.files import sha256_hex
@@ -33,7 +33,6 @@ from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
 from ltbench.training.devices import FabricCollective, make_fabric, resolved_workers, settle
 from ltbench.training.signals import SignalGuard
 from ltbench.training.snapshot import State
-from ltbench.tuned import read_tuned
 from ltbench.views.making import make_pictures
 from ltbench.workers import on_devices
 
@@ -118,15 +117,15 @@ def run(request: Request, place: Place) -> Outcome:
 def check(request: Request, seeds: Sequence[int], place: Place) -> None:
     """Refuse what would be refused before training: for all cells of a grid, before the first.
 
-    Seeds differ in nothing that could be refused but the run that `init_from` names, so that
-    without it one of them is prepared for all.
+    Of one configuration, seeds differ in the run that `init_from` names, without which one of them
+    is prepared for all, and in whether settings were tuned with them.
 
     Raises:
         UsageError, DataMissingError, VerificationError: with what to do about it.
     """
-    for seed in seeds:
-        one = replace(request, settings={**request.settings, "seed": seed})
-        config = resolve(one)
+    cells = [replace(request, settings={**request.settings, "seed": seed}) for seed in seeds]
+    configs = [resolve(cell) for cell in cells]
+    for one, config in zip(cells, configs, strict=True):
         prepare(
             config,
             results=place.results,
@@ -371,7 +370,8 @@ def _resume_state(folder: RunFolder, resume: str, is_global_zero: bool) -> State
 
 def _tuning(request: Request) -> dict[str, Any] | None:
     """Where tuned settings come from."""
-    return None if request.tuned_file is None else read_tuned(request.tuned_file).tuning
+    tuned = tuned_settings(request)
+    return None if tuned is None else tuned.tuning
 
 
 def _mixed(seed: int, purpose: str) -> int:

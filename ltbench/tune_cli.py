@@ -97,7 +97,8 @@ def tune(methods: str, dataset: str, as_json: bool, **flags: Any) -> None:
     tuned = tuning.run(
         num_workers=flags["num_workers"], test_at=at, seeds=seeds, run_seed=api.run_seed
     )
-    click.echo(_as_json(tuned) if as_json else _as_text(tuned, place))
+    text = f"{_as_json(tuned)}\n" if as_json else _as_text(tuned, place, flags["out"])
+    click.echo(text, nl=False)
     check_whole(tuned)
 
 
@@ -140,21 +141,23 @@ def _as_json(tuned: Tuned) -> str:
     )
 
 
-def _as_text(tuned: Tuned, place: Place) -> str:
-    """Tables, then the commands that run what was found."""
+def _as_text(tuned: Tuned, place: Place, out: Path) -> str:
+    """Tables, then the command that runs what was found."""
     from ltbench.tuning.after import render_tests
     from ltbench.tuning.report import render_curves, render_table
 
     parts = [render_table(tuned.reports), render_curves(tuned.reports)]
     if tuned.tests:
         parts.append(render_tests(tuned.tests))
-    where = [] if place.results == DEFAULT_RESULTS else ["--results", str(place.results)]
-    if place.data_root is not None:
-        where += ["--data-root", str(place.data_root)]
-    where += [word for file in place.plugins for word in ("--plugin", str(file))]
-    for report in tuned.reports:
-        if report.file is not None:
-            what = ["--method", report.method, "--dataset", report.dataset]
-            what += ["--tuned", str(report.file), "--seeds", "0-4"]
-            parts.append(shlex.join([*PROGRAM, "run", *what, *where]))
+    found = [report for report in tuned.reports if report.file is not None]
+    if found:
+        words = [*PROGRAM, "run", "--method", ",".join(report.method for report in found)]
+        words += ["--dataset", found[0].dataset, "--protocol", found[0].protocol]
+        words += ["--tuned", str(out), "--seeds", "0-4"]
+        if place.results != DEFAULT_RESULTS:
+            words += ["--results", str(place.results)]
+        if place.data_root is not None:
+            words += ["--data-root", str(place.data_root)]
+        words += [word for file in place.plugins for word in ("--plugin", str(file))]
+        parts.append(f"{shlex.join(words)}\n")
     return "\n" + "\n".join(part for part in parts if part)

@@ -15,7 +15,7 @@ from ltbench.errors import UsageError
 from ltbench.run_config import TunedFrom
 from ltbench.settings import Settings, read_settings
 
-__all__ = ["BLOCK", "Tuned", "read_tuned"]
+__all__ = ["BLOCK", "Tuned", "read_tuned", "read_tuned_of", "tuned_file"]
 
 BLOCK = "tuning"
 
@@ -82,6 +82,26 @@ def read_tuned(file: Path) -> Tuned:
             f"'{tuning}'. Leave it out in a file of settings of your own."
         )
     return Tuned(file, settings, tuning)
+
+
+def tuned_file(root: Path, *, dataset: str, protocol: str, method: str) -> Path:
+    """Where the tuned settings of a method belong, its preset in its name."""
+    return root / dataset / protocol / f"{method}.yaml"
+
+
+def read_tuned_of(root: Path, *, dataset: str, protocol: str, method: str) -> Tuned:
+    """The file of one method below the root of all.
+
+    Raises:
+        UsageError: there is none.
+    """
+    file = tuned_file(root, dataset=dataset, protocol=protocol, method=method)
+    if not file.is_file():
+        raise UsageError(
+            f"No tuned settings of {method} on {dataset}, protocol '{protocol}': expected them in "
+            f"{file}. `bench.py tune --methods {method} --dataset {dataset}` finds some."
+        )
+    return read_tuned(file)
 
 
 def _said(name: str | None) -> str:

@@ -14,11 +14,11 @@ from ltbench import provenance
 from ltbench.config import resolve, user_layers
 from ltbench.files import storage_errors, write_text
 from ltbench.settings import flat, nested
-from ltbench.tuned import BLOCK
+from ltbench.tuned import BLOCK, tuned_file
 from ltbench.tuning.plan import StudyPlan
 from ltbench.tuning.report import EndedTrial, StudyReport
 
-__all__ = ["write_curve", "write_rows", "write_tuned"]
+__all__ = ["place_of", "write_curve", "write_rows", "write_tuned"]
 
 # Of a stored configuration that served as --config: names and places, which are no settings.
 _NO_SETTINGS = ("method_name", "preset", "dataset_name", BLOCK, "tuned", "seed", "machine")
@@ -31,7 +31,7 @@ def write_tuned(plan: StudyPlan, report: StudyReport, trial: EndedTrial, out: Pa
     """
     best = report.best is not None and trial.number == report.best.number
     name = plan.label if best else f"{plan.label}.trial-{trial.number}"
-    file = _folder(report, out) / f"{name}.yaml"
+    file = place_of(report, out, name)
     whole = {**_settings(plan, trial), BLOCK: _block(plan, report, trial, best)}
     head = (
         f"# {plan.label} on {report.dataset}, tuned by {report.objective}: trial {trial.number} of "
@@ -43,7 +43,7 @@ def write_tuned(plan: StudyPlan, report: StudyReport, trial: EndedTrial, out: Pa
 
 def write_curve(plan: StudyPlan, report: StudyReport, out: Path) -> Path:
     """Write the budget curve as `<method>.curve.csv` beside the tuned settings."""
-    return write_rows(_folder(report, out) / f"{plan.label}.curve.csv", report.curve())
+    return write_rows(place_of(report, out, plan.label).with_suffix(".curve.csv"), report.curve())
 
 
 def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -56,11 +56,12 @@ def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return file
 
 
-def _folder(report: StudyReport, out: Path) -> Path:
-    folder = out / report.dataset / report.protocol
-    with storage_errors(folder, "--out"):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def place_of(report: StudyReport, out: Path, name: str) -> Path:
+    """Where a file of a study belongs; its folder is made."""
+    file = tuned_file(out, dataset=report.dataset, protocol=report.protocol, method=name)
+    with storage_errors(file.parent, "--out"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def _settings(plan: StudyPlan, trial: EndedTrial) -> dict[str, Any]:

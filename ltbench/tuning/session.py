@@ -22,7 +22,7 @@ from ltbench.training.signals import stoppable
 from ltbench.tuned import read_tuned
 from ltbench.tuning import places
 from ltbench.tuning.after import RunSeed, Tested, check_budgets, run_incumbents
-from ltbench.tuning.output import write_curve, write_rows, write_tuned
+from ltbench.tuning.output import place_of, write_curve, write_rows, write_tuned
 from ltbench.tuning.places import NOTE
 from ltbench.tuning.plan import Options, StudyPlan, plan_studies
 from ltbench.tuning.report import StudyReport, in_a_line, report_of
@@ -131,7 +131,7 @@ class Tuning:
     def _opened(self) -> list[Study]:
         """The studies, and what a person should know of each before its trials run."""
         order = self._order
-        storage = open_storage(order.url, places.retry, order.timing)
+        storage = open_storage(order.url, order.timing)
         self._say(f"studies in {shown(order.url)}")
         studies = []
         for plan in self.plans:
@@ -197,7 +197,7 @@ class Tuning:
     def _write(self, plan: StudyPlan, report: StudyReport) -> Path:
         """The tuned settings, unless this study has written them before, and the curve."""
         assert report.best is not None
-        file = self._out / report.dataset / report.protocol / f"{plan.label}.yaml"
+        file = place_of(report, self._out, plan.label)
         before = read_tuned(file).tuning if file.is_file() else None
         if before is not None and before.get("study") != report.study:
             self._say(f"{file} held those of study {before.get('study')}; they are replaced")
@@ -265,7 +265,7 @@ def _told_as_they_end(order: Order, studies: Sequence[Study], say: Say) -> Itera
 
     def watch() -> None:
         # Connections of its own: those of SQLite belong to the thread that made them.
-        storage = open_storage(order.url, None, order.timing)
+        storage = open_storage(order.url, order.timing)
         watched = [Study(study.plan, storage, order.timing) for study in studies]
         last = False
         while not last:

@@ -153,7 +153,9 @@ def _range(request: Request, key: str, text: str, current: Settings) -> BaseDist
         try:
             resolve(replace(request, settings={**request.settings, key: end}))
         except UsageError as error:
-            raise UsageError(f"--search {key}={text}: {error}") from error
+            # Together with other values of other settings an end may be taken all the same.
+            if f"\n  {key}: " in str(error):
+                raise UsageError(f"--search {key}={text}: {error}") from error
     return found
 
 

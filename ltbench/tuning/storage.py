@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
@@ -33,8 +32,6 @@ _CONNECT_S = 10
 # Several processes that meet an empty database all make its tables; all but one are refused.
 _TRIES = 10
 
-Stale = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -50,6 +47,15 @@ class Timing:
     heartbeat_s: int = 30
     grace_s: int = 150
     poll_s: float = 1.0
+
+
+class _Storage(RDBStorage):
+    """Optuna's, whose heart does not stop where the database is away for a moment."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """A sign of life; one that is missed does no harm, and the trial itself meets the fault."""
+        with suppress(SQLAlchemyError, StorageInternalError):
+            super().record_heartbeat(trial_id)
 
 
 def storage_url(text: str | None, folder: Path) -> URL:
@@ -77,11 +83,8 @@ def shown(url: URL) -> str:
     return plain.render_as_string(hide_password=True)
 
 
-def open_storage(url: URL, stale: Stale | None = None, timing: Timing | None = None) -> RDBStorage:
+def open_storage(url: URL, timing: Timing | None = None) -> RDBStorage:
     """Connect, making the tables where they are missing.
-
-    Args:
-        stale: called with the study and a trial that Optuna has failed for want of heartbeats.
 
     Raises:
         UsageError, DataMissingError, RunFailedError: no such kind of database, its package is
@@ -95,7 +98,7 @@ def open_storage(url: URL, stale: Stale | None = None, timing: Timing | None = N
     with _messages(url):
         for last in [False] * (_TRIES - 1) + [True]:
             try:
-                return _connected(url, stale, timing)
+                return _connected(url, timing)
             except SQLAlchemyError as error:
                 if last or not _was_overtaken(error):
                     raise
@@ -103,16 +106,15 @@ def open_storage(url: URL, stale: Stale | None = None, timing: Timing | None = N
     raise AssertionError("not reached")
 
 
-def _connected(url: URL, stale: Stale | None, timing: Timing) -> RDBStorage:
+def _connected(url: URL, timing: Timing) -> RDBStorage:
     text = url.render_as_string(hide_password=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
-        return RDBStorage(
+        return _Storage(
             text.replace("{", "{{").replace("}", "}}"),  # Optuna fills in its schema's version
             engine_kwargs=_engine_arguments(url),
             heartbeat_interval=timing.heartbeat_s,
             grace_period=timing.grace_s,
-            heartbeat_stale_trial_callback=stale,
         )
 
 

@@ -14,13 +14,13 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from ltbench.errors import LtbenchError, UsageError, VerificationError
+from ltbench.errors import InterruptedRunError, UsageError, VerificationError
 from ltbench.files import canonical_json
 from ltbench.owner import Owner
 from ltbench.record import now
 from ltbench.settings import flat
 from ltbench.tuning import places
-from ltbench.tuning.places import BEYOND, FACTS, NOTE, OWNER, POSITION
+from ltbench.tuning.places import BEYOND, FACTS, NOTE, OWNER, POSITION, STOPPED
 from ltbench.tuning.plan import StudyPlan, differences
 from ltbench.tuning.sampling import PositionedSampler, make_pruner
 from ltbench.tuning.storage import Timing
@@ -91,45 +91,55 @@ class Study:
 
     def has_place(self) -> bool:
         """Whether another trial may begin now."""
-        return places.taken(self.trials()) < self.plan.trials
+        return places.has_place(self.trials(), self.plan.trials)
 
     def clear_dead(self) -> None:
-        """Fail trials whose worker is gone, and let them be tried again."""
+        """Fail trials whose worker is gone, and let what failed so be tried again."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.storages.fail_stale_trials(self.optuna)  # of other machines, by heartbeat
         for trial in self.trials():
             if trial.state == TrialState.RUNNING and self._is_dead(trial):
                 places.fail(self.optuna, trial)
+        places.try_again(self.optuna)
 
     def run_trial(self, try_settings: Try) -> FrozenTrial | None:
         """Take one trial and end it.
 
         Args:
-            try_settings: trains; raises UsageError for settings that are refused, TrialPruned
-                after it has set the outcome, and anything else where it could not end the trial,
-                which is then tried again.
+            try_settings: trains; raises UsageError for settings that are refused, and anything
+                else where it could not end the trial, which is then tried again.
 
         Returns:
             The trial; None where there was no place, or another process took us for dead.
         """
         taken: list[optuna.Trial] = []
+        faults: list[BaseException] = []
 
         def objective(trial: optuna.Trial) -> float:
             taken.append(trial)
-            return self._objective(trial, try_settings)
+            try:
+                return self._objective(trial, try_settings)
+            except (_GivenUp, optuna.TrialPruned, UpdateFinishedTrialError):
+                raise
+            except BaseException as error:
+                faults.append(error)
+                if isinstance(error, InterruptedRunError):
+                    trial.set_user_attr(STOPPED, True)
+                raise
 
         try:
             self.optuna.optimize(objective, n_trials=1, catch=(_GivenUp,))
-        except BaseException as error:
-            if not taken:
+        except (UpdateFinishedTrialError, ValueError, UnboundLocalError) as error:
+            if faults:
+                raise faults[0] from None
+            if isinstance(error, UnboundLocalError):
+                # Optuna 5.0's own, where the database is away when a trial ends.
+                raise error.__context__ or error from None
+            # Optuna says so where another process took us for dead, and has failed our trial.
+            if not taken or self._as_stored(taken[0]).state != TrialState.FAIL:
                 raise
-            ended = self._as_stored(taken[0])
-            if ended.state == TrialState.FAIL and _was_taken_from_us(error):
-                return None
-            if ended.state == TrialState.FAIL:
-                places.retry(self.optuna, ended)
-            raise
+            return None
         ended = self._as_stored(taken[0])
         return None if ended.user_attrs.get(NOTE) == BEYOND else ended
 
@@ -223,12 +233,3 @@ def _at(facts: Mapping[str, Any], key: str) -> Any:
     value = flat(facts).get(key, "not there")
     text = str(value)
     return text if len(text) <= 24 else f"{text[:20]}..."
-
-
-def _was_taken_from_us(error: BaseException) -> bool:
-    """Whether Optuna says that a trial of ours has ended: another process took us for dead."""
-    return isinstance(error, UpdateFinishedTrialError) or (
-        isinstance(error, ValueError)
-        and not isinstance(error, LtbenchError)
-        and "Cannot tell a" in str(error)
-    )

@@ -20,7 +20,6 @@ from ltbench.errors import InterruptedRunError
 from ltbench.registry import import_plugins
 from ltbench.runner import Place
 from ltbench.training.signals import SignalGuard
-from ltbench.tuning import places
 from ltbench.tuning.plan import StudyPlan
 from ltbench.tuning.storage import Timing, open_storage, storage_faults
 from ltbench.tuning.study import Study
@@ -69,7 +68,7 @@ def work(order: Order, on_trial: OnTrial = lambda plan, trial: None) -> None:
 
 def open_studies(order: Order) -> list[Study]:
     """The studies of an order, made where they are not there yet."""
-    storage = open_storage(order.url, places.retry, order.timing)
+    storage = open_storage(order.url, order.timing)
     return [Study(plan, storage, order.timing) for plan in order.plans]
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from ltbench.runner import Place
 from ltbench.testing.tiny import tiny_request
-from ltbench.tuning import places
 from ltbench.tuning.plan import Options, plan_studies
 from ltbench.tuning.storage import Timing, open_storage, storage_url
 from ltbench.tuning.study import Study
@@ -45,7 +44,7 @@ def plan(place):
 
 @pytest.fixture
 def storage(tmp_path, quick):
-    return open_storage(storage_url(None, tmp_path), places.retry, quick)
+    return open_storage(storage_url(None, tmp_path), quick)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ class Shop:
         self.study.set_user_attr(FACTS, {"space": {"x": None}})
         self.budget, self.death = budget, death
         self.chance = random.Random(seed)
-        self.positions = []
+        self.began = set()
 
     def trials(self):
         return self.study.get_trials(deepcopy=False)
@@ -32,7 +32,9 @@ class Shop:
         """One life: steps between which anything may happen."""
         while len(places.finished(self.trials())) < self.budget:
             yield
-            if places.taken(self.trials()) >= self.budget:
+            places.try_again(self.study)
+            yield
+            if not places.has_place(self.trials(), self.budget):
                 continue
             yield
             trial = self.study.ask()
@@ -44,6 +46,7 @@ class Shop:
                 trial.set_user_attr(NOTE, BEYOND)
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue
+            self.began.add(trial.user_attrs.get(places.PLACE, trial.number))
             trial.suggest_float("x", 0, 1)
             for _ in range(self.chance.randrange(4)):
                 yield trial.number
@@ -88,6 +91,10 @@ def test_the_budget_is_met_exactly(seed, budget, workers, death):
     assert len(places.finished(shop.trials())) == budget
     positions = [t.user_attrs[POSITION] for t in places.finished(shop.trials())]
     assert len(set(positions)) == budget, "no draw counts twice"
+    for place in shop.began:
+        tried = [t for t in shop.trials() if t.user_attrs.get(places.PLACE, t.number) == place]
+        given_up = places.failures(tried)
+        assert len(places.finished(tried)) + len(given_up) == 1, "what began is seen to its end"
 
 
 def made(study, state, **attrs):
@@ -100,6 +107,11 @@ def made(study, state, **attrs):
     return next(t for t in study.trials if t.number == trial.number)
 
 
+def lose(study, trial):
+    places.fail(study, trial)
+    places.try_again(study)
+
+
 @pytest.fixture
 def study():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -110,21 +122,24 @@ def study():
 
 def test_what_was_drawn_is_tried_again(study):
     dead = made(study, TrialState.RUNNING, **{POSITION: 3, places.OWNER: {"pid": 1}})
-    places.fail(study, dead)
+    lose(study, dead)
     again = study.ask()
     assert again.suggest_float("x", 0, 1) == dead.params["x"]
-    assert again.user_attrs == {POSITION: 3, places.RETRY_OF: 0, places.TRIES: 2}
+    assert again.user_attrs == {
+        **{POSITION: 3, places.RETRY_OF: 0, places.PLACE: 0},
+        **{places.TRIES: 2, places.TOLD: 0},
+    }
     assert places.failures(study.trials) == []
 
 
 def test_half_a_draw_is_drawn_anew(study):
     study.set_user_attr(FACTS, {"space": {"x": None, "y": None}})
-    places.fail(study, made(study, TrialState.RUNNING, **{POSITION: 3}))
+    lose(study, made(study, TrialState.RUNNING, **{POSITION: 3}))
     assert study.ask().params == {}
 
 
 def test_one_that_was_not_drawn_is_not_tried_again(study):
-    places.fail(study, made(study, TrialState.RUNNING))
+    lose(study, made(study, TrialState.RUNNING))
     assert [t.state for t in study.trials] == [TrialState.FAIL]
     assert places.position_of(study.trials, made(study, TrialState.RUNNING)) == 0
 
@@ -136,21 +151,54 @@ def test_one_that_dies_every_time_is_given_up(study):
         if tried == 1:
             again.set_user_attr(POSITION, 0)
             again.suggest_float("x", 0, 1)
-        places.fail(study, next(t for t in study.trials if t.number == again.number))
+        lose(study, next(t for t in study.trials if t.number == again.number))
     assert [t.number for t in places.failures(study.trials)] == [places.MOST_TRIES - 1]
     assert not any(t.state == TrialState.WAITING for t in study.trials)
 
 
+def test_one_that_comes_further_or_is_told_to_stop_is_not_given_up(study):
+    for tried in range(12):
+        again = study.ask()
+        again.set_user_attr(POSITION, 0)
+        again.suggest_float("x", 0, 1)
+        if tried < 6:
+            for step in range(tried // 2 + 1):
+                again.report(0.5, step)
+        else:
+            again.set_user_attr(places.STOPPED, True)
+        lose(study, next(t for t in study.trials if t.number == again.number))
+    assert places.failures(study.trials) == []
+    assert study.trials[-1].state == TrialState.WAITING
+
+
 def test_one_that_ended_is_left_alone(study):
     ended = made(study, TrialState.COMPLETE, **{POSITION: 0})
-    places.fail(study, ended)
+    lose(study, ended)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE]
+
+
+def test_its_place_is_kept_until_it_is_tried_again(study):
+    """Nobody may take it in between, also where the process that failed it dies at that moment."""
+    dead = made(study, TrialState.RUNNING, **{POSITION: 0})
+    places.fail(study, dead)
+    assert not places.has_place(study.trials, 1)
+    other = study.ask()
+    assert not places.holds_place(study.trials, other.number, 1)
+    other.set_user_attr(NOTE, BEYOND)
+    study.tell(other, state=TrialState.FAIL)
+    places.try_again(study)
+    places.try_again(study)
+    assert places.has_place(study.trials, 1)
+    assert sum(t.state == TrialState.WAITING for t in study.trials) == 1
+    assert places.holds_place(study.trials, study.ask().number, 1)
 
 
 def test_of_two_that_try_the_same_again_one_has_a_place(study):
     dead = made(study, TrialState.RUNNING, **{POSITION: 0})
     places.fail(study, dead)
-    places.retry(study, dead)
+    both = places._again(study, dead)
+    study.add_trial(both)
+    study.add_trial(both)
     first, second = study.ask(), study.ask()
     assert places.holds_place(study.trials, first.number, 9)
     assert not places.holds_place(study.trials, second.number, 9)

@@ -62,6 +62,9 @@ def begin_and_die(study, owner):
     return trial.number
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # of `ask` by hand
+
+
 # What a study is.
 
 
@@ -188,7 +191,7 @@ def test_the_same_study_draws_the_same(plan, tmp_path, pretend, quick, sampler, 
 
     found = []
     for name in "ab":
-        storage = open_storage(storage_url(None, tmp_path / name), places.retry, quick)
+        storage = open_storage(storage_url(None, tmp_path / name), quick)
         one = Study(plan(own=MOMENTUM, trials=trials, sampler=sampler), storage, quick)
         found.append(drawn(run_whole(one, pretend(hill))))
     assert found[0] == found[1]
@@ -201,7 +204,7 @@ def test_stopped_failed_and_killed_it_draws_what_it_would_have(
     from ltbench.tuning.storage import open_storage, storage_url
 
     asked = plan(own=MOMENTUM, trials=13)
-    stores = [open_storage(storage_url(None, tmp_path / n), places.retry, quick) for n in "ab"]
+    stores = [open_storage(storage_url(None, tmp_path / n), quick) for n in "ab"]
     whole = drawn(run_whole(Study(asked, stores[0], quick), pretend(hill)))
 
     def failing(settings, trial, may_prune):
@@ -213,6 +216,7 @@ def test_stopped_failed_and_killed_it_draws_what_it_would_have(
         if number % 3 == 1:
             with pytest.raises(RunFailedError):
                 one.run_trial(failing)
+            one.clear_dead()
         if number % 4 == 2:
             begin_and_die(one, dead_owner)
             one = Study(asked, stores[1], quick)
@@ -324,10 +328,22 @@ def test_a_failure_that_is_no_fault_of_the_settings_is_tried_again(study, preten
 
     with pytest.raises(RunFailedError):
         one.run_trial(failing)
+    one.clear_dead()
     one.run_trial(pretend(lambda settings: tried.append(settings) or 0.5))
     assert tried[0] == tried[1]
     assert one.is_complete
     assert report_of(one).failed == 0
+
+
+def test_a_fault_of_a_plugin_is_not_swallowed(study):
+    """Not even one that looks like what Optuna says of trials that were taken away."""
+    one = study()
+
+    def work(settings, trial, may_prune):
+        raise ValueError("Cannot tell a tale")
+
+    with pytest.raises(ValueError, match="a tale"):
+        one.run_trial(work)
 
 
 def test_the_dead_are_found_at_once(study, pretend, dead_owner):
@@ -379,6 +395,7 @@ def test_taken_for_dead_while_alive_it_leaves_the_trial_to_others(study, pretend
         return outcome if when == "it ends" else pretend()(settings, trial, may_prune)
 
     assert one.run_trial(work) is None
+    one.clear_dead()
     assert [t.state for t in one.trials()] == [TrialState.FAIL, TrialState.WAITING]
     run_whole(one, pretend())
     assert report_of(one).failed == 0

@@ -129,6 +129,17 @@ def test_what_was_tuned_is_not_listed_as_changed(write):
     assert not any("weight_decay" in word for word in words)
 
 
+def test_a_folder_has_a_file_for_each_method(write, tmp_path):
+    folder = tmp_path / "all" / "toy_blobs" / "held_out"
+    folder.mkdir(parents=True)
+    write({"optimizer": {"momentum": 0.5}}).rename(folder / "ce.yaml")
+    write({"optimizer": {"momentum": 0.6}}, preset="drw+mixup").rename(folder / "ce@drw+mixup.yaml")
+    assert resolve(request(tmp_path / "all")).optimizer.momentum == 0.5
+    assert resolve(request(tmp_path / "all", "ce@mixup+drw")).optimizer.momentum == 0.6
+    with pytest.raises(UsageError, match=r"No tuned settings of ecl on toy_blobs.*bench.py tune"):
+        resolve(request(tmp_path / "all", "ecl"))
+
+
 def test_a_plain_file_of_settings_is_taken_as_such(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("optimizer: {weight_decay: 0.01}\n")
