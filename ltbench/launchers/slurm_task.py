@@ -6,7 +6,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from types import FrameType
 from typing import Any
 
 from ltbench.launchers import Job
@@ -15,6 +18,8 @@ from ltbench.launchers.slurm_commands import queue, requeue
 from ltbench.spawning import ASKED_BY_SCHEDULERS
 
 __all__ = ["Result", "Task"]
+
+Handler = Callable[[int, FrameType | None], Any]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Task:
     def __call__(self) -> Result:
         """In the job. Comes back only with what is final."""
         started = time.monotonic()
+        for number in ASKED_BY_SCHEDULERS:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                signal.signal(number, partial(_leave_at_once, handler))
         report = carry_out(self._job)
         if report.state == "interrupted":
             _after_saving(report.exit_code - 128)
@@ -51,6 +60,18 @@ class Task:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _leave_at_once(handler: Handler, number: int, frame: FrameType | None) -> None:
+    """Submitit's handler, which requeues the job and then raises SystemExit where it stands.
+
+    That may be where a plugin is imported, and whatever it raises taken for a mistake in it.
+    """
+    try:
+        handler(number, frame)
+    except SystemExit:
+        sys.stdout.flush()
+        os._exit(128 + number)
 
 
 def _after_saving(number: int) -> None:

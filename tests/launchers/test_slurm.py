@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ EPOCHS, STEPS = 16, 16 * 5
 @pytest.fixture(scope="module")
 def slurm():
     """The environment of a Slurm that ends with the module."""
+    if find_spec("submitit") is None:
+        pytest.fail("submitit is not installed: pip install -e '.[slurm]'", pytrace=False)
     try:
         with one_node_slurm() as environment:
             yield environment
@@ -69,14 +72,14 @@ class Sweep:
         ]
         return [str(word) for word in words]
 
-    def start(self, *more, step_s=0.1, launcher="slurm"):
+    def start(self, *more, step_s=0.1, start_s=0, launcher="slurm"):
         output = self._folder / f"output-{len(self._processes)}.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(
                 self.words("--launcher", launcher, *more),
                 stdout=file,
                 stderr=file,
-                env={**self._environment, "TOY_STEP_S": str(step_s)},
+                env={**self._environment, "TOY_STEP_S": f"{step_s}", "TOY_START_S": f"{start_s}"},
                 start_new_session=True,
             )
         process.text = lambda: output.read_text(encoding="utf-8")
@@ -154,6 +157,25 @@ def wait_for(condition, seconds=SECONDS):
     return value
 
 
+def test_a_grid_of_three_methods_and_seeds(slurm, tmp_path):
+    """The command of the documents, in one epoch."""
+    words = "sweep --methods ce,focal,ecl --datasets digits_lt --seeds 0-2 -j 2 --launcher slurm"
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench.py", *words.split(), "--epochs", "1"],
+        cwd=tmp_path,
+        env={**os.environ, **slurm},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[9/9]" in done.stdout
+    assert all(f"| {name} epochs=1" in done.stdout for name in ("ce", "focal", "ecl"))
+    (script,) = tmp_path.glob("results/runs/slurm/*/*_submission.sh")
+    assert "#SBATCH --array=0-8%2" in script.read_text("utf-8")
+    assert len(list(tmp_path.rglob("record.json"))) == 9
+
+
 def test_a_killed_process_is_started_again(sweep, digests):
     process = sweep.start("-j", "2")
     os.kill(wait_for(lambda: sweep.training(0)), signal.SIGKILL)
@@ -174,6 +196,19 @@ def test_at_the_time_limit_a_run_saves_and_goes_on(sweep, digests):
     assert sweep.has_each_step_once()
     assert sweep.starts(0) >= 2
     assert len(sweep.submissions()) == 1, "requeued by itself, not by the launcher"
+
+
+def test_told_before_it_could_save_it_is_requeued_by_submitit(sweep, digests):
+    process = sweep.start(step_s=0, start_s=6)
+    logs = wait_for(lambda: list(sweep.results.rglob("log.txt")))  # the work has begun
+    seed = int(logs[0].parent.name.removeprefix("seed-"))
+    sweep.ask("scancel", "--signal=USR2", sweep.number(seed))
+    assert process.wait(SECONDS) == 0, process.text()
+    assert sweep.found() == digests
+    log = logs[0].read_text("utf-8")
+    assert "Requeued job" in log
+    assert "failed" not in log, "the signal came while a plugin was imported"
+    assert sweep.starts(seed) == 2
 
 
 def test_cancelled_jobs_are_told_and_not_started_again(sweep, digests):

@@ -1,4 +1,4 @@
-"""Cross-entropy that takes its time: each step waits as long as $TOY_STEP_S says.
+"""Cross-entropy that takes its time: $TOY_START_S before it begins, $TOY_STEP_S each step.
 
 What it waits is no part of a run's key or result, so a slow run must end as a quick one does.
 """
@@ -9,6 +9,8 @@ import time
 import torch.nn.functional as F
 
 from ltbench.method import METHODS, Method
+
+time.sleep(float(os.environ.get("TOY_START_S", "0")))
 
 
 @METHODS.register("toy_slow", paper="none", year=2026, source="toy", tags=())
