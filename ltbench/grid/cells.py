@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ltbench import claims, provenance
-from ltbench.cell import prepare
+from ltbench.cell import Cell, prepare
 from ltbench.config import Request, asked, resolve
 from ltbench.console import Console
 from ltbench.errors import (
     DataMissingError,
     InterruptedRunError,
     LtbenchError,
+    RunFailedError,
     StorageError,
     UsageError,
     VerificationError,
@@ -180,18 +181,24 @@ def run_cell(
     """
     import_plugins(plugins)
     console = Console()
+
+    def start(prepared: Cell, folder: RunFolder, goes_on: str) -> None:
+        _check_same(cell, folder)
+        console.start(prepared, folder, goes_on)
+
     place = Place(
         results=results,
         data_root=data_root,
         resume=resume,
         plugins=plugins,
-        on_start=console.start,
+        on_start=start,
         on_epoch=console.epoch,
         on_wait=console.say,
     )
     place = replace(place, command=repeat_command(cell.request, cell.seed, place))
     try:
         outcome = run(cell.request, place)
+        _check_same(cell, outcome.folder)
     except (InterruptedRunError, StorageError):
         raise
     except Exception as error:
@@ -204,6 +211,16 @@ def run_cell(
         "balanced_accuracy": accuracy,
         "folder": str(outcome.folder.path),
     }
+
+
+def _check_same(cell: GridCell, folder: RunFolder) -> None:
+    """On a cluster hours may lie between the plan and the run."""
+    if folder.path != cell.folder.path:
+        raise RunFailedError(
+            f"This cell was planned as {cell.folder.name} and is now {folder.name}: a plugin, the "
+            "data, a library or the kind of device is another one. Nothing was trained. Start the "
+            "sweep again to plan it anew."
+        )
 
 
 def _failure(error: Exception, command: str, cell: GridCell) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Grids: planned whole, run cell by cell, failed cells kept, looked at, tried again."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -177,6 +178,16 @@ def test_an_unexpected_error_is_stored_too(place, monkeypatch):
         run_cell(cell, place.results, None, (), "auto")
     failure = cell.folder.failure()
     assert (failure["kind"], failure["message"]) == ("ZeroDivisionError", "oh")
+
+
+def test_a_cell_that_became_another_while_it_waited_is_not_trained(place):
+    """As when a plugin is edited while a job waits in a cluster's queue."""
+    (cell,) = planned(place, "ce", "0").cells
+    now = replace(cell, request=replace(cell.request, settings={**SETTINGS, "epochs": 2}))
+    with pytest.raises(RunFailedError, match=r"Nothing was trained\. Start the sweep"):
+        run_cell(now, place.results, None, (), "auto")
+    assert "planned as" in cell.folder.failure()["message"]
+    assert not list(place.results.rglob("epochs.jsonl"))
 
 
 def test_all_refusals_at_once_and_before_anything_trains(place):
