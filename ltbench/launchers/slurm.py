@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -229,7 +230,7 @@ class SlurmLauncher:
                 handles = executor.submit_array([Task(one.job) for one in free])
             except self._submitit.core.utils.FailedJobError as error:
                 shutil.rmtree(folder)
-                raise _RefusedError(_last_line(str(error)) or "no reason given") from error
+                raise _RefusedError(_reason(str(error))) from error
             logs = {
                 handle.job_id: os.path.abspath(one.job.log)
                 for handle, one in zip(handles, free, strict=True)
@@ -360,9 +361,10 @@ def _report_of(one: _UnderWay, standing: Standing | None) -> Report:
     return Report("died", message=text, exit_code=1)
 
 
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else ""
+def _reason(told: str) -> str:
+    """What sbatch means, of "sbatch: error: Batch job submission failed: what it means"."""
+    lines = told.strip().splitlines() or ["no reason given"]
+    return re.sub(r"^(sbatch: error: )?(Batch job submission failed: )?", "", lines[-1])
 
 
 def _refresh(folder: Path) -> None:

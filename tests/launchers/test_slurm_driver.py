@@ -179,6 +179,26 @@ def test_no_answer_is_no_verdict(cluster, monkeypatch):
     assert said.count("Slurm does not answer (squeue); waiting for it.") == 1
 
 
+def test_jobs_that_slurm_holds_back_are_told_once(cluster, monkeypatch):
+    said, looks = [], []
+    held = Standing("PENDING", "JobHeldUser", "")
+
+    def queue():
+        looks.append(1)
+        return {number: held for number in cluster.names} if len(looks) < 5 else cluster.queue()
+
+    monkeypatch.setattr(slurm_module, "queue", queue)
+    jobs = jobs_of(cluster, a=["runs"], b=["runs"])
+
+    def sleep(_seconds):
+        if len(looks) > 5:
+            cluster.ends |= {"a": [DONE], "b": [DONE]}
+
+    monkeypatch.setattr(slurm_module.time, "sleep", sleep)
+    assert len(ends_of(launcher_on(cluster, said), jobs)) == 2
+    assert said.count("Slurm holds jobs back: JobHeldUser") == 1
+
+
 def test_a_job_may_come_back_into_the_queue(cluster, monkeypatch):
     """Between its end and its requeue squeue may say nothing of it."""
     monkeypatch.setattr(slurm_module, "_GRACE_S", 10.0)
@@ -230,8 +250,8 @@ def test_held_jobs_are_submitted_when_they_are_free(cluster):
 
 
 def test_a_refused_submission(cluster):
-    cluster.refusals = ["sbatch: error: invalid partition specified: gpu"]
-    with pytest.raises(UsageError, match="invalid partition specified: gpu"):
+    cluster.refusals = ["sbatch: error: Batch job submission failed: Invalid partition name"]
+    with pytest.raises(UsageError, match="refuses the jobs: Invalid partition name"):
         ends_of(launcher_on(cluster), jobs_of(cluster, a=DONE))
     assert list((cluster.folder / "slurm").iterdir()) == []
 
