@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     help="What is searched: the method's settings, the recipe's lr and weight decay, or both.",
 )
 @click.option(
-    "--search", "ranges", multiple=True, metavar="KEY=RANGE", help="LOW:HIGH, LOW:HIGH:log or A|B."
+    "--search", "ranges", multiple=True, metavar="KEY=RANGE", help="LOW:HIGH, LOW:HIGH:log or A,B."
 )
 @click.option(
     "--objective",

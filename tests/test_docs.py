@@ -16,6 +16,7 @@ from ltbench.runner import Place, run
 from ltbench.testing import no_host_sync, tiny_run
 from ltbench.testing.tiny import tiny_request
 from ltbench.training.engine import StepEngine
+from ltbench.tuning.space import parse_ranges, space_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -120,7 +121,11 @@ def test_command_lines_parse(line, plugin_folder, monkeypatch):
         cli.parse_seeds(given["seeds"], given["seed"])
         for dataset in cli.parse_names(given["datasets"]):
             for method in cli.parse_names(given["methods"]):
-                resolve(cli.request_of(method, dataset, given))
+                resolve(cli.request_of(method, dataset, {**given, "tuned_file": None}))
+    if name == "tune":
+        for method in cli.parse_names(given["methods"]):
+            request = cli.request_of(method, given["dataset"], given)
+            space_of(request, given["space"], parse_ranges(given["ranges"]))
     if name == "describe" and given["name"]:
         add_plugins(given["plugins"])
         assert given["name"] in METHODS

@@ -58,9 +58,10 @@ def _tuned(records: Sequence[Record], names: Mapping[str, str]) -> list[str]:
 def _study(told: Mapping[str, Any]) -> str:
     untuned, seeds = told["default_value"], ", ".join(map(str, told["seeds"]))
     return (
-        f"by {told['objective']} on seeds {seeds}, study {told['study']}, trial {told['trial']} of "
-        f"{told['trials']} ({told['pruned']} pruned) of {told['epochs']} epochs: "
-        f"{told['value']:.4f}, untuned {'not known' if untuned is None else f'{untuned:.4f}'}; "
+        f"by {told['objective']} of {told['validation_images']} images on seeds {seeds}, "
+        f"study {told['study']}, trial {told['trial']} of {told['trials']} "
+        f"({told['pruned']} pruned) of {told['epochs']} epochs: {told['value']:.4f}, untuned "
+        f"{'not known' if untuned is None else f'{untuned:.4f}'}; "
         f"{told['device_hours']:.3g} device-hours"
     )
 

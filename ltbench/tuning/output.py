@@ -87,6 +87,7 @@ def _block(plan: StudyPlan, report: StudyReport, trial: EndedTrial, best: bool) 
         "split_digest": facts["cell"]["split_digest"],
         "seeds": list(report.seeds),
         "objective": report.objective,
+        "validation_images": report.validation_images,
         "value": trial.value,
         "default_value": report.default_value,
         "trials": report.budget,

@@ -160,6 +160,7 @@ def _plan(request: Request, options: Options, place: Place) -> StudyPlan:
         "dataset": cell.config.dataset_name,
         "protocol": cell.config.protocol,
         "cell": _cell_facts(cell, space),
+        "validation_images": len(cell.validation),
         "space": space.facts(),
         "defaults": dict(space.defaults),
         "objective": options.objective,

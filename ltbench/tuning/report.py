@@ -49,6 +49,7 @@ class StudyReport:
     Attributes:
         study: its digest.
         failed: trials given up: refused settings, or a process that died every time.
+        validation_images: that the objective is computed from.
         epochs: of one trial with one seed that is trained to its end.
         trials: those of the budget, by number.
         frozen: when the budget was met; None before.
@@ -60,6 +61,7 @@ class StudyReport:
     protocol: str
     study: str
     objective: str
+    validation_images: int
     seeds: tuple[int, ...]
     budget: int
     epochs: int
@@ -143,6 +145,7 @@ def report_of(study: Study) -> StudyReport:
         protocol=plan.facts["protocol"],
         study=plan.id,
         objective=plan.objective,
+        validation_images=plan.facts["validation_images"],
         seeds=plan.seeds,
         budget=plan.trials,
         epochs=plan.facts["cell"]["config"]["epochs"],
@@ -184,8 +187,9 @@ def render_table(reports: Sequence[StudyReport]) -> str:
     first = reports[0]
     seeds = ", ".join(map(str, first.seeds))
     return (
-        f"{first.dataset}, protocol {first.protocol}: {first.objective} on seeds {seeds}, "
-        f"{first.budget} trials of {first.epochs} epochs a method\n\n{columns(rows)}\n"
+        f"{first.dataset}, protocol {first.protocol}: {first.objective} of "
+        f"{first.validation_images} validation images, seeds {seeds}; {first.budget} trials of "
+        f"{first.epochs} epochs a method\n\n{columns(rows)}\n"
     )
 
 

@@ -78,7 +78,7 @@ def space_of(request: Request, kind: Kind = "both", own: Mapping[str, str] | Non
     Args:
         request: what is fixed; settings the user gave leave the space.
         kind: the method's search space, the recipe's learning rate and weight decay, or both.
-        own: ranges of the user's, by dotted setting: `0.01:0.5:log`, `1:4`, `a|b|c`. They join the
+        own: ranges of the user's, by dotted setting: `0.01:0.5:log`, `1:4`, `a,b,c`. They join the
             space or replace ranges in it; a setting given beside one is where its search begins.
 
     Raises:
@@ -115,7 +115,7 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip() or not value.strip():
             raise UsageError(
-                "--search takes KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A|B|C, such as "
+                "--search takes KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C, such as "
                 f"optimizer.lr=0.01:0.5:log; got '{text}'."
             )
         ranges[key.strip().replace("-", "_")] = value.strip()
@@ -145,7 +145,7 @@ def _range(request: Request, key: str, text: str, current: Settings) -> BaseDist
         found = _parsed(text, current[key])
     except ValueError as error:
         raise UsageError(
-            f"--search {key}={text}: expected LOW:HIGH, LOW:HIGH:log or A|B|C with LOW below HIGH, "
+            f"--search {key}={text}: expected LOW:HIGH, LOW:HIGH:log or A,B,C with LOW below HIGH, "
             f"and above 0 for log ({error})."
         ) from error
     ends = found.choices if isinstance(found, CategoricalDistribution) else (found.low, found.high)  # type: ignore[attr-defined]
@@ -162,7 +162,7 @@ def _range(request: Request, key: str, text: str, current: Settings) -> BaseDist
 def _parsed(text: str, current: Any) -> BaseDistribution:
     """Raises ValueError for what is no range."""
     if ":" not in text:
-        choices = [yaml.safe_load(part) for part in text.split("|")]
+        choices = [yaml.safe_load(part) for part in text.split(",")]
         if len(choices) < 2 or any(isinstance(one, list | dict) for one in choices):
             raise ValueError("a range has two ends, a choice two values or more")
         return CategoricalDistribution(choices)

@@ -58,8 +58,8 @@ def test_what_the_user_fixed_leaves_the_space():
 def test_ranges_of_the_user_join_or_replace():
     own = {
         **{"optimizer.lr": "0.01:0.5:log", "optimizer.momentum": "0.5:0.99"},
-        **{"batch_size": "8:64:log", "optimizer.nesterov": "true|false"},
-        "optimizer.clip_norm": "null|1.0|5",
+        **{"batch_size": "8:64:log", "optimizer.nesterov": "true,false"},
+        "optimizer.clip_norm": "null,1.0,5",
     }
     space = space_of(request("ce", **{"optimizer.lr": 0.2}), own=own)
     assert space.ranges["optimizer.lr"] == FloatDistribution(0.01, 0.5, log=True)
@@ -83,7 +83,7 @@ def test_ranges_of_the_user_join_or_replace():
     ({"optimizer.lr": "a:b"}, "could not convert"),
     ({"optimizer.lr": "1:2:3"}, "not known: 3"),
     ({"optimizer.momentum": "0.5:1"}, "expected number >= 0, < 1; got 1"),
-    ({"optimizer.name": "sgd|adam"}, "expected sgd | adamw"),
+    ({"optimizer.name": "sgd,adam"}, "expected sgd | adamw"),
 ])  # fmt: skip
 def test_ranges_that_cannot_be_searched_are_refused(own, words):
     with pytest.raises(UsageError) as error:
@@ -101,9 +101,9 @@ def test_an_empty_space_is_refused():
 
 
 def test_texts_of_ranges():
-    assert parse_ranges(["optimizer.lr=0.1:1:log", "a-b=x|y"]) == {
+    assert parse_ranges(["optimizer.lr=0.1:1:log", "a-b=x,y"]) == {
         "optimizer.lr": "0.1:1:log",
-        "a_b": "x|y",
+        "a_b": "x,y",
     }
     for text in ("optimizer.lr", "=1:2", "optimizer.lr="):
         with pytest.raises(UsageError, match="--search takes KEY=LOW:HIGH"):

@@ -31,7 +31,13 @@ def write(tmp_path, split_digest):
             **{"method": "ce", "preset": None, "dataset": "toy_blobs", "protocol": "held_out"},
             **{"study": "0a1b2c3d4e5f", "trial": 3, "best": True, "split_digest": split_digest},
             **{"seeds": SEEDS, "objective": "val.macro_f1", "value": 0.75, "default_value": 0.5},
-            **{"trials": 12, "pruned": 4, "epochs": 4, "device_hours": 0.25},
+            **{
+                "validation_images": 24,
+                "trials": 12,
+                "pruned": 4,
+                "epochs": 4,
+                "device_hours": 0.25,
+            },
             **block,
         }
         file = tmp_path / "tuned.yaml"
