@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ltbench.config import Request, resolve
+from ltbench.config import Request
 from ltbench.errors import UsageError
 from ltbench.registry import METHODS, normalise
 from ltbench.settings import flat, parse_names, parse_seeds, read_settings
@@ -116,24 +115,11 @@ class GridSpec(_Spec):
         for override in self.overrides:
             if override.fits(method, dataset, protocol):
                 settings |= override.settings
-        request = Request(
-            *(method, dataset, protocol, self.recipe, settings), config_file=self.config
+        return Request(
+            *(method, dataset, protocol, self.recipe, settings),
+            config_file=self.config,
+            tuned_file=self.tuned,
         )
-        return replace(request, tuned_file=self._tuned_file(request))
-
-    def _tuned_file(self, request: Request) -> Path | None:
-        """The file itself, or the one of this method, data set and protocol in the folder."""
-        if self.tuned is None or not self.tuned.is_dir():
-            return self.tuned
-        config = resolve(request)
-        file = self.tuned / config.dataset_name / config.protocol / f"{config.method_label}.yaml"
-        if not file.is_file():
-            raise UsageError(
-                f"{self.tuned} holds no tuned settings of {config.method_label} on "
-                f"{config.dataset_name}: expected {file}. Make it with `bench.py tune`, or leave "
-                "the method out."
-            )
-        return file
 
     def _variations(self) -> Iterable[dict[str, Any]]:
         for values in itertools.product(*self.vary.values()):

@@ -118,12 +118,13 @@ def test_a_folder_of_tuned_settings(tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text("method: {tau: 1.5}\n")
     flags = {"datasets": "digits_lt", "tuned": tmp_path / "tuned"}
-    spec = read_grid(None, {**flags, "methods": "logit-adjust@paper"})
-    assert [one.tuned_file for one in spec.requests()] == [file]
-    with pytest.raises(UsageError, match=r"no tuned settings of ce on digits_lt"):
-        read_grid(None, {**flags, "methods": "ce"}).requests()
-    spec = read_grid(None, {**flags, "methods": "ce", "tuned": file})
-    assert [one.tuned_file for one in spec.requests()] == [file]
+    (one,) = read_grid(None, {**flags, "methods": "logit-adjust@paper"}).requests()
+    assert resolve(one).method.tau == 1.5
+    (other,) = read_grid(None, {**flags, "methods": "ce"}).requests()
+    with pytest.raises(UsageError, match=r"No tuned settings of ce on digits_lt"):
+        resolve(other)
+    (one,) = read_grid(None, {**flags, "methods": "logit_adjust", "tuned": file}).requests()
+    assert resolve(one).method.tau == 1.5
 
 
 @pytest.mark.parametrize("file", REPRODUCE, ids=lambda file: file.stem)
