@@ -110,7 +110,8 @@ def run(request: Request, place: Place) -> Outcome:
             quiet = Place(place.results, place.data_root, place.resume, place.plugins)
             stored = cell.config.model_dump(mode="json")
             work = partial(_run_on_one_of, stored, cell.key_parts, folder, quiet, context)
-            on_devices(cell.config, partial(work, os.getpid(), claim.ticket))
+            work = partial(work, os.getpid(), claim.ticket)
+            on_devices(cell.config, work, place.on_epoch or (lambda row: None))
         return Outcome(folder, folder.record(), "ran")
 
 
@@ -243,8 +244,9 @@ def _run_on_one_of(
     parent: int,
     ticket: claims.Ticket,
     fabric: Fabric,
+    tell: Callable[[Mapping[str, Any]], None],
 ) -> None:
-    """One device's process: build the same cell again and run it."""
+    """One device's process: build the same cell again and run it, telling each epoch's row."""
     add_plugins(place.plugins)
     config = rebuild(stored)
     settle(config)
@@ -255,6 +257,7 @@ def _run_on_one_of(
             f"{', '.join(changed)} changed while the run started: a plugin or the data were edited "
             "at this moment. Run the same command again."
         )
+    place = replace(place, on_epoch=tell)
     run_on_device(fabric, cell, folder, place, context, partial(_still_ours, parent, ticket))
 
 

@@ -9,11 +9,16 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import ModuleType
 
+from ltbench.errors import LtbenchError
+
 __all__ = [
     "ASKED_BY_PEOPLE",
     "ASKED_BY_SCHEDULERS",
+    "Parcel",
+    "packed",
     "shelter_tracker",
     "signals_blocked",
+    "unpacked",
     "without_main",
 ]
 
@@ -21,6 +26,23 @@ __all__ = [
 # end of the time with the second pair (Slurm's `--signal=USR1@90`), and may repeat themselves.
 ASKED_BY_PEOPLE = (signal.SIGINT, signal.SIGTERM)
 ASKED_BY_SCHEDULERS = (signal.SIGUSR1, signal.SIGUSR2)
+
+Parcel = tuple[type[LtbenchError], tuple[object, ...], dict[str, object]]
+"""An error as it goes through a pipe: its class, arguments and attributes."""
+
+
+def packed(error: LtbenchError) -> Parcel:
+    """What `unpacked` makes the error of again in another process."""
+    # Not the error itself: unpickling it would call a constructor that may want other arguments.
+    return type(error), error.args, vars(error)
+
+
+def unpacked(parcel: Parcel) -> LtbenchError:
+    """The error as it was raised."""
+    kind, arguments, attributes = parcel
+    error = kind.__new__(kind, *arguments)
+    vars(error).update(attributes)
+    return error
 
 
 def shelter_tracker() -> None:
@@ -37,9 +59,9 @@ def shelter_tracker() -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Processes started here never see what the terminal or a scheduler sends to all of us.
+    """Processes started here do not see what the terminal or a scheduler sends to all of us.
 
-    This process decides what a signal means; they end with it.
+    This process decides what a signal means. Those that never unblock them end with it.
     """
     shelter_tracker()  # its own start would unblock the first pair
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*ASKED_BY_PEOPLE, *ASKED_BY_SCHEDULERS))

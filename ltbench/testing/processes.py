@@ -24,6 +24,7 @@ from ltbench.record import Context
 from ltbench.registry import add_plugins
 from ltbench.runner import Place, folder_of, run_on_device
 from ltbench.testing.tiny import TOY_BLOBS, tiny_request
+from ltbench.training.worker import Tell
 from ltbench.workers import on_devices
 
 Digests = dict[str, dict[str, Any]]
@@ -95,6 +96,7 @@ def _in_worker(
     settings: Mapping[str, Any],
     plugins: tuple[Path, ...],
     fabric: Fabric,
+    _tell: Tell,
 ) -> None:
     add_plugins(plugins)
     for method in methods:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from ltbench.errors import UsageError
 from ltbench.method import Collective
@@ -56,23 +60,82 @@ def resolved_threads(machine: MachineConfig) -> int:
 
 
 def make_fabric(config: RunConfig) -> Fabric:
-    """Fabric on the run's devices; DDP, in spawned processes, where there are several."""
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-
-    strategy: Any = "auto"
-    if config.machine.devices > 1:
-        from lightning_fabric.strategies.ddp import DDPStrategy
-
-        # A method may leave parameters without a gradient in some steps (BBN's second branch).
-        strategy = DDPStrategy(start_method="spawn", find_unused_parameters=True)
+    """Fabric on the one device of a run, in this process."""
     return Fabric(
         accelerator=device_kind(config.machine),
-        devices=config.machine.devices,
-        strategy=strategy,
+        devices=1,
         precision=FABRIC_PRECISION[resolved_precision(config)],
         # Else Fabric takes a Slurm or torchrun job around us for its own launcher.
         plugins=[LightningEnvironment()],
     )
+
+
+class Seat(NamedTuple):
+    """The place of one device, and of the process that serves it, among those of a run."""
+
+    rank: int
+    num_devices: int
+    kind: str
+    precision: str
+
+    @classmethod
+    def all_of(cls, config: RunConfig) -> list[Seat]:
+        """A seat for each of the run's devices, in rank order."""
+        number = config.machine.devices
+        kind, precision = device_kind(config.machine), resolved_precision(config)
+        return [cls(rank, number, kind, precision) for rank in range(number)]
+
+
+class _Seated(LightningEnvironment):
+    """What Fabric asks of a launcher, answered by the seat alone.
+
+    Variables that an outer launcher has set (Slurm's, torchrun's) mean nothing here.
+    """
+
+    creates_processes_externally = True
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__()
+        self._seat = seat
+
+    def local_rank(self) -> int:
+        """Of the process, which has its machine to itself."""
+        return self._seat.rank
+
+    def node_rank(self) -> int:
+        """There is one machine."""
+        return 0
+
+
+def join_fabric(seat: Seat, meeting: Path) -> Fabric:
+    """Fabric with DDP in one of several processes, once all of them have come to `meeting`.
+
+    They meet at a file and not at a port: which port is free now, another run, or any program, may
+    have taken by the time it is opened.
+    """
+    on_cuda = seat.kind == "cuda"
+    device = torch.device("cuda", seat.rank) if on_cuda else None
+    if device is not None:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        store=FileStore(str(meeting), seat.num_devices),
+        rank=seat.rank,
+        world_size=seat.num_devices,
+        # Also NCCL's: the others wait while the first device's process writes what it has made.
+        timeout=torch.distributed.default_pg_timeout,
+        device_id=device,
+    )
+    fabric = Fabric(
+        accelerator=seat.kind,
+        devices=seat.num_devices,
+        # A method may leave parameters without a gradient in some steps (BBN's second branch).
+        strategy=DDPStrategy(find_unused_parameters=True),
+        precision=FABRIC_PRECISION[seat.precision],
+        plugins=[_Seated(seat)],
+    )
+    fabric.launch()
+    return fabric
 
 
 def settle(config: RunConfig) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ltbench.errors import LtbenchError, RunFailedError
+from ltbench.spawning import Parcel, packed, unpacked
 from ltbench.views.host import HostView
 from ltbench.views.shared_memory import SharedMemory
 
@@ -62,7 +63,6 @@ class Order:
 
 
 STARTING = -1
-Parcel = tuple[type[LtbenchError], tuple[object, ...], dict[str, object]]
 
 
 class Answer(NamedTuple):
@@ -74,12 +74,7 @@ class Answer(NamedTuple):
     @property
     def error(self) -> LtbenchError | None:
         """The error as it was raised."""
-        if self.parcel is None:
-            return None
-        kind, arguments, attributes = self.parcel
-        error = kind.__new__(kind, *arguments)
-        vars(error).update(attributes)
-        return error
+        return None if self.parcel is None else unpacked(self.parcel)
 
 
 def make_views(order: Order, views: Mapping[str, HostView], seed: int, memory: np.ndarray) -> None:
@@ -143,5 +138,4 @@ def _parcel(error: Exception) -> Parcel:
             "machine.workers=0 to see where it happens."
         )
         error.add_note(f"In the worker process:\n{text}")
-    # Not the error itself: unpickling it would call a constructor that may want other arguments.
-    return type(error), error.args, vars(error)
+    return packed(error)
