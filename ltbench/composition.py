@@ -134,9 +134,9 @@ class Composition(Composer):
             re-weighted: sum_i w_i l_i / sum_i w_i,   w_i = r_i w_{y_i} + (1 - r_i) w_{y'_i}
 
         Under re-weighting of a mixed batch each of the two losses carries the weight of its own
-        label.
+        label. Partners are drawn from the batch of all devices, as one process would draw them.
         """
-        mixed = self._mixed(batch, progress)
+        mixed = self._mixed(batch, progress, collective)
         if mixed is None:
             logits = method.logits(batch.images).float()
             losses = method.per_sample_loss(logits, batch.targets, progress)
@@ -167,7 +167,7 @@ class Composition(Composer):
             weights = effective_number_weights(counts, config.beta)
         return weights.to(device=like.device, dtype=like.dtype, non_blocking=True)
 
-    def _mixed(self, batch: Batch, progress: Progress) -> Mixed | None:
+    def _mixed(self, batch: Batch, progress: Progress, collective: Collective) -> Mixed | None:
         config, epochs = self.mix, progress.epochs
         if config.name == "none":
             return None
@@ -182,8 +182,10 @@ class Composition(Composer):
             foreground = batch.also[CMO_STREAM]
             others, pictures = foreground.targets, foreground.images
         else:
-            order = self._permutation(progress, len(targets)).to(targets.device, non_blocking=True)
-            others, pictures = targets[order], batch.images[order]
+            partners = self._partners(progress, len(targets), collective)
+            partners = partners.to(targets.device, non_blocking=True)
+            others = collective.gather(targets)[partners]
+            pictures = collective.gather(batch.images)[partners]
         if config.name in ("cutmix", "cmo"):
             images, share = paste(batch.images, pictures, share, (float(u[2]), float(u[3])))
             return Mixed(
@@ -208,11 +210,13 @@ class Composition(Composer):
         )[0]
         return numbers
 
-    def _permutation(self, progress: Progress, size: int) -> Tensor:
+    def _partners(self, progress: Progress, share: int, collective: Collective) -> Tensor:
+        """Rows in the batch of all devices that this device's `share` images are mixed with."""
         # One permutation a step: the step's number in the stage stands where the epoch does.
         number = progress.epoch * progress.steps + progress.step
+        size = share * collective.world_size
         order = philox.permutation(self.seed, size, stream=_word(progress) | 1 << 16, epoch=number)
-        return torch.as_tensor(order)
+        return torch.as_tensor(order[collective.rank * share :][:share])
 
 
 def _word(progress: Progress) -> int:

@@ -482,12 +482,8 @@ class TSC(Method):
         if self.matches_every_step:
             with torch.autocast(centroids.device.type, enabled=False):
                 matching = match_on_device(centroids @ self.targets.T)
-        return {
-            "keys": gather(keys),
-            "key_labels": labels,
-            "centroids": centroids,
-            "class_to_target": matching,
-        }
+        entering = {"keys": gather(keys), "key_labels": labels}
+        return {**entering, "centroids": centroids, "class_to_target": matching}
 
     def _losses(
         self, queries: Tensor, keys: Tensor, labels: Tensor, matching: Tensor, targeted: bool
@@ -500,7 +496,10 @@ class TSC(Method):
         same = labels[:, None] == self.queue_labels
         targets = torch.arange(len(matching), device=device).repeat(repeat)
         matched = matching[labels][:, None] == targets
-        uniforms = torch.rand(config.num_positives, len(labels), device=device)
+        # The numbers one process would draw: the first device's, for the batch of all devices.
+        rounds, shares = config.num_positives, self.task.collective
+        whole = torch.rand(rounds, len(labels) * shares.world_size, device=device)
+        uniforms = shares.gather(whole)[:rounds].chunk(shares.world_size, dim=1)[shares.rank]
         if config.separate_targets:
             drawn = draw_positives(same, uniforms)
         else:

@@ -153,8 +153,9 @@ def settle(config: RunConfig) -> None:
 
 
 def _gather_rows(x: Tensor) -> Tensor:
+    x = x.contiguous()  # memory is gathered as it lies, and pictures may be in channels_last
     shares = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(shares, x.contiguous())
+    torch.distributed.all_gather(shares, x)
     return torch.cat(shares)
 
 

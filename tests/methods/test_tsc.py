@@ -959,7 +959,8 @@ def test_step_gathers_what_all_devices_must_share(make_task, make_batch):
 
     method = TSC(TSC.Config(embedding_dim=4), make_task(collective=Recorder()))
     method.training_step(make_batch([0, 0, 1, 2]), begin(method, "tsc"))
-    assert calls == [((4,), False, False)] + [((4, 4), False, False)] * 2
+    labels, rows, uniforms = (4,), (4, 4), (6, 4)
+    assert calls == [(shape, False, False) for shape in (labels, rows, rows, uniforms)]
 
 
 TWO_DEVICES = """
@@ -969,8 +970,8 @@ from torch import nn
 from two_devices import Batch, Collective, Gloo, Progress, Step, build, run
 
 def train(collective, mine, wrap):
-    # All positives: what each device draws for itself is no part of this test.
-    method = build("tsc", collective, epochs=10, queue_size=16, num_positives=0)
+    method = build("tsc", collective, epochs=10, queue_size=16)
+    torch.manual_seed(collective.rank)  # as in a run, devices have generators of their own
     for stage in method.stages()[:2]:
         method.on_stage_start(stage, None)
         module = wrap(Step(method))

@@ -28,6 +28,9 @@ class Flat(nn.Module):
 class Gloo(Collective):
     world_size = 2
 
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+
     def gather(self, x: Tensor, *, grad: bool = False) -> Tensor:
         if grad:
             return torch.cat(all_gather(x))
