@@ -16,6 +16,10 @@ def of_each(settings):
     return [Case(name, settings) for name in METHODS.own_names()]
 
 
+def told(found):
+    return "\n".join(f"{case}: {'; '.join(problems)}" for case, problems in found.items())
+
+
 def test_two_devices_train_as_one(tmp_path):
     """Equal gradients at equal weights; after three steps and the end of an epoch, equal states."""
     half_a_batch_more = {"drop_last": False, "dataset.train_counts": (15, 6, 3, 4)}
@@ -27,7 +31,7 @@ def test_two_devices_train_as_one(tmp_path):
         Case("ecl", {**STILL, "feedback_split": "inner", "feedback_fraction": 0.25}),
     ]
     cases = [*of_each(STILL), *of_each({"epochs": 1}), *composed]
-    assert disagreements(cases, tmp_path) == {}
+    assert told(disagreements(cases, tmp_path)) == ""
 
 
 def rows_of(name):
@@ -39,10 +43,12 @@ def rows_of(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS.own_names())
-def test_every_row_of_a_method_trains_as_one(name, tmp_path):
-    cases = [Case(row, {**STILL, **AT_ONCE, "batch_size": 8}) for row in rows_of(name)]
-    assert disagreements(cases, tmp_path) == {}
+def test_every_row_of_every_method_trains_as_one(tmp_path):
+    rows = [row for name in METHODS.own_names() for row in rows_of(name)]
+    # SAM's gradient is that of weights it has moved by another one.
+    settings = {row: {"epochs": 3} if row.endswith("@sam") else STILL for row in rows}
+    cases = [Case(row, {**settings[row], **AT_ONCE}) for row in rows]
+    assert told(disagreements(cases, tmp_path)) == ""
 
 
 @pytest.mark.slow
@@ -56,4 +62,4 @@ def test_settings_of_the_step_and_of_a_queue(tmp_path):
         Case("tsc", {**STILL, "method.separate_targets": False}),
         Case("tsc", {**STILL, "method.num_positives": 0}),
     ]
-    assert disagreements(cases, tmp_path) == {}
+    assert told(disagreements(cases, tmp_path)) == ""
