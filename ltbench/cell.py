@@ -104,6 +104,13 @@ class Cell:
         """Whether training uses feedback from validation or from an inner part."""
         return self.method_class.uses_validation(self.config.method)
 
+    @property
+    def batchnorm(self) -> str:
+        """Whose images BatchNorm's statistics are taken over, in words."""
+        if self.config.machine.devices == 1:
+            return "one device"
+        return "synchronised" if self.config.sync_batchnorm else "per device"
+
     def views(self) -> dict[str, View]:
         """The recipe's views, ready to render."""
         return {name: View(transforms) for name, transforms in self.config.views.items()}

@@ -48,6 +48,7 @@ class Console:
             sizes.append(f"val {len(cell.validation)}")
         sizes.append(f"test {len(cell.split.test)}")
         parts = cell.key_parts
+        several = f" (BatchNorm {cell.batchnorm})" if parts["num_devices"] > 1 else ""
         self._log = TensorBoardLog(folder.path) if self._log_kind == "tensorboard" else None
         click.echo(
             f"{config.method_label} on {config.dataset_name}, protocol {config.protocol}, recipe "
@@ -55,7 +56,8 @@ class Console:
             f"  images: {', '.join(sizes)}; {len(counts)} classes, measured imbalance "
             f"{max(counts) / min(counts):.1f} ({max(counts)} to {min(counts)})\n"
             f"  {config.backbone}, weights {config.weights}, {parts['device']} x "
-            f"{parts['num_devices']}, precision {parts['precision']}, threads {parts['threads']}\n"
+            f"{parts['num_devices']}{several}, precision {parts['precision']}, threads "
+            f"{parts['threads']}\n"
             f"  folder: {folder.path}\n  key: {cell.key}" + (f"\n  {goes_on}" if goes_on else "")
         )
         for one in cell.overlaps:

@@ -16,6 +16,7 @@ from ltbench.results import RunFolder
 from ltbench.stage_reuse import taken_over
 from ltbench.stored_predictions import predictions_digest
 from ltbench.trainer import Trainer
+from ltbench.training.devices import has_batchnorm
 from ltbench.training.ledger import peak_memory_mb
 
 
@@ -108,6 +109,7 @@ def _machine(trainer: Trainer, cell: Cell) -> dict[str, Any]:
         "precision": cell.key_parts["precision"],
         "device": provenance.device_name(trainer.fabric.device),
         "num_devices": cell.config.machine.devices,
+        "batchnorm": cell.batchnorm if has_batchnorm(trainer.method) else "none",
         "threads": cell.key_parts["threads"],
         "render": cell.render,
     }

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from ltbench import evaluator, runner
+from ltbench import claims, evaluator, runner
 from ltbench.cell import plugin_digest, prepare
 from ltbench.config import resolve
 from ltbench.data.feed import Part
@@ -26,6 +26,7 @@ from ltbench.files import sha256_hex
 from ltbench.method import Collective
 from ltbench.metrics import evaluate
 from ltbench.models import state_digest
+from ltbench.owner import process_state
 from ltbench.registry import add_plugins
 from ltbench.results import BEST_WEIGHTS, run_folders
 from ltbench.runner import LAST_WEIGHTS, Place, build_method, folder_of
@@ -167,41 +168,108 @@ def test_an_edited_plugin_is_another_run(start, tmp_path):
     assert len({record["digest"] for record in records}) == 1, "only a comment was changed"
 
 
+TWO = ("--devices", "2")
+
+
+@pytest.fixture(scope="module")
+def digest_of_two(tmp_path_factory):
+    """Of the undisturbed run on two devices."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    whole = Command(words_of(folder / "runs", *TWO, epochs=30), folder / "output.txt")
+    assert whole.exit_code() == 0, whole.text()
+    assert "cpu x 2 (BatchNorm per device), precision 32" in whole.text()
+    # The lines of one device: the first epoch's, and one every third.
+    line = r"  train epoch (\d+)/30: loss \d+\.\d+, val accuracy [01]\.\d+, balanced [01]\.\d+\n"
+    assert re.findall(line, whole.text()) == [str(n) for n in (1, *range(3, 31, 3))]
+    record = record_in(folder / "runs")
+    assert record["batchnorm"] == "per device"
+    return record["digest"]
+
+
+def workers_of(command):
+    """Process numbers of a command's workers; its resource tracker is none."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (folder / "status").read_text("utf-8")
+            words = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue  # it has ended since
+        if f"PPid:\t{command.process.pid}\n" in status and b"spawn_main" in words:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def lives(pid):
+    state = process_state(pid)
+    return state is not None and state[0] not in "ZX"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)],
 )
-def test_two_devices_stopped_with_their_process_group(number, code, tmp_path):
+def test_two_devices_stopped_with_their_process_group(number, code, digest_of_two, tmp_path):
     """Terminals and schedulers signal the workers too, and the parent passes its own on."""
-    words = [sys.executable, str(ROOT / "bench.py")]
-    whole = words_of(tmp_path / "whole", "--devices", "2", epochs=30)
-    subprocess.run([*words, *whole], check=True, capture_output=True)
-    broken = words_of(tmp_path / "broken", "--devices", "2", epochs=30)
+    words = [sys.executable, str(ROOT / "bench.py"), *words_of(tmp_path, *TWO, epochs=30)]
     stopped = subprocess.Popen(
-        [*words, *broken], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    wait_for(lambda: num_epochs(tmp_path / "broken") > 1)
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    wait_for(lambda: num_epochs(tmp_path) > 1)
     os.killpg(stopped.pid, number)
     text, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == code, text
     assert f"Stopped by signal {number.value} at stage 'train'" in text
-    subprocess.run([*words, *broken], check=True, capture_output=True)
-    assert record_in(tmp_path / "broken")["digest"] == record_in(tmp_path / "whole")["digest"]
+    subprocess.run(words, check=True, capture_output=True)
+    assert record_in(tmp_path)["digest"] == digest_of_two
 
 
 @pytest.mark.slow
-def test_two_devices_killed_leave_no_orphan_at_work(tmp_path):
-    """kill -9 of the parent: the workers stop by themselves, and the run goes on."""
-    words = [sys.executable, str(ROOT / "bench.py"), *words_of(tmp_path, "--devices", "2")]
-    parent = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: num_epochs(tmp_path) > 1)
-    parent.kill()
-    parent.wait()
-    subprocess.run(words, check=True, capture_output=True)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_devices_one_of_them_killed(rank, start, digest_of_two, tmp_path):
+    """It ends the run within seconds, nobody is left at work, and the next run goes on."""
+    victim = start(words_of(tmp_path, *TWO, epochs=30))
+    wait_for(lambda: "train epoch 3/30: " in victim.text())
+    workers = workers_of(victim)
+    assert len(workers) == 2
+    os.kill(workers[rank], signal.SIGKILL)
+    wait_for(lambda: not victim.process.is_alive(), seconds=15)
+    assert victim.exit_code() == 1
+    assert f"error: A worker process, device {rank} of 2 (counted from 0), was" in victim.text()
+    assert "killed by SIGKILL" in victim.text()
+    assert not any(lives(pid) for pid in workers)
     (run,) = run_folders(tmp_path)
-    assert [row["epoch"] for row in run.epochs()] == list(range(16))
+    assert claims.holder(run.path) is None
+    again = start(words_of(tmp_path, *TWO, epochs=30))
+    assert again.exit_code() == 0, again.text()
+    assert "goes on from its checkpoint" in again.text()
+    assert [row["epoch"] for row in run.epochs()] == list(range(30))
+    assert record_in(tmp_path)["digest"] == digest_of_two
+
+
+@pytest.mark.slow
+def test_two_devices_killed_leave_no_orphan_at_work(start, digest_of_two, tmp_path):
+    """kill -9 of the parent: the workers stop by themselves, and the run goes on."""
+    parent = start(words_of(tmp_path, *TWO, epochs=30))
+    wait_for(lambda: num_epochs(tmp_path) > 1)
+    workers = workers_of(parent)
+    assert len(workers) == 2
+    parent.signal(signal.SIGKILL).exit_code()
+    wait_for(lambda: not any(lives(pid) for pid in workers), seconds=5)
+    again = start(words_of(tmp_path, *TWO, epochs=30))
+    assert again.exit_code() == 0, again.text()
+    (run,) = run_folders(tmp_path)
+    assert [row["epoch"] for row in run.epochs()] == list(range(30))
+    assert record_in(tmp_path)["digest"] == digest_of_two
+
+
+@pytest.mark.slow
+def test_two_devices_twice_at_once(start, digest_of_two, tmp_path):
+    both = [start(words_of(tmp_path, *TWO, "--seed", s, epochs=30)) for s in ("0", "1")]
+    assert [one.exit_code() for one in both] == [0, 0], [one.text() for one in both]
+    digests = {run.record()["seed"]: run.record()["digest"] for run in run_folders(tmp_path)}
+    assert digests[0] == digest_of_two != digests[1]
 
 
 def cell_of(results, method="ecl", settings=None):
@@ -359,6 +427,7 @@ class TestRecord:
             "method": "ecl", "preset": None, "dataset": "toy_blobs", "protocol": "held_out",
             "recipe": "digits", "seed": 0, "split_seed": 0, "precision": "32", "threads": 1,
             "device": "cpu", "num_devices": 1, "select": "val.accuracy", "uses_validation": True,
+            "batchnorm": "one device",
             "feedback_split": "validation", "train_counts": [24, 11, 4, 1],
             "feedback_counts": [6, 6, 6, 6], "weights": {"name": "none", "digest": None},
             "protocol_notes": {"synthetic": True}, "schema_version": 1,

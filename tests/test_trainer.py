@@ -397,10 +397,18 @@ def reachable(root):
 def test_two_devices_train_as_one(tmp_path):
     """Without BatchNorm, the same batches on two processes give the same weights."""
     settings = {"epochs": 2, "machine.checkpoint_every_s": 0}
+    heard = {1: [], 2: []}
     one, two = (
-        tiny_run("toy_plain", tmp_path, {**settings, "machine.devices": n}, plugins=[PLAIN])
+        tiny_run(
+            *("toy_plain", tmp_path, {**settings, "machine.devices": n}),
+            plugins=[PLAIN],
+            on_epoch=heard[n].append,
+        )
         for n in (1, 2)
     )
+    assert heard[2] == two.folder.epochs()
+    assert [row.keys() for row in heard[1]] == [row.keys() for row in heard[2]]
+    assert (one.record["batchnorm"], two.record["batchnorm"]) == ("none", "none")
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-5, atol=1e-6)
     assert (one.record["num_devices"], two.record["num_devices"]) == (1, 2)

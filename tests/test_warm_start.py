@@ -141,6 +141,7 @@ def test_runs_on_two_devices(source, results):
     settings = {"init_from": source.folder.name, "epochs": 1, "machine.devices": 2}
     outcome = tiny_run("ce", results, settings)
     assert outcome.record["init_from"]["run"] == source.folder.name
+    assert outcome.record["batchnorm"] == "per device"
     assert runner.folder_of(cell_of("ce", results, settings), results).is_done()
 
 

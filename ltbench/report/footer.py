@@ -37,7 +37,7 @@ def footer(
         f"Leak: {said(leak)}.",
         f"Recipe: {said(lambda record: record['recipe'])}. Seeds: {of_rows}. "
         f"Selection: {said(lambda record: record['select'])}.",
-        f"Devices: {devices}. "
+        f"Devices: {devices}. {_batchnorm(records, said)}"
         f"Precision: {said(lambda record: record['precision'])}. "
         f"Threads: {said(lambda record: str(record['threads']))}. "
         f"Views: {said(lambda record: str(record.get('render', 'device')))}.",
@@ -64,6 +64,13 @@ def _study(told: Mapping[str, Any]) -> str:
         f"{'not known' if untuned is None else f'{untuned:.4f}'}; "
         f"{told['device_hours']:.3g} device-hours"
     )
+
+
+def _batchnorm(records: Sequence[Record], said: Callable[[Callable[[Record], str]], str]) -> str:
+    """Whose images its statistics were taken over, where a row had several devices."""
+    if all(record["num_devices"] == 1 for record in records):
+        return ""
+    return f"BatchNorm: {said(lambda record: record.get('batchnorm', 'not recorded'))}. "
 
 
 def _images(record: Record) -> str:

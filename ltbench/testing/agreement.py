@@ -10,6 +10,7 @@ for a batch of another size.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -260,10 +261,10 @@ def gradient_difference(one: Course, other: Course) -> Difference:
         for name in gradients.keys() | others.keys():
             where = f"the gradient of {name} at (stage, epoch, step) {when}"
             if name not in gradients or name not in others:
-                return Difference(float("inf"), f"{where}, which only one of them has")
+                return Difference(math.inf, f"{where}, which only one of them has")
             error = (others[name].double() - gradients[name].double()).norm()
             norm = torch.maximum(gradients[name].double().norm(), _NEGLIGIBLE * whole)
-            found.append(Difference(float(error / norm) if error else 0.0, where))
+            found.append(Difference(_part(error, norm), where))
     return max(found)
 
 
@@ -273,9 +274,15 @@ def state_difference(one: Course, other: Course) -> Difference:
     for when, state in one.states.items():
         for name, value in state.items():
             error = (other.states[when][name].double() - value.double()).norm()
-            size = float(error / value.double().norm()) if error else 0.0
+            size = _part(error, value.double().norm())
             found.append(Difference(size, f"{name} at (stage, epoch) {when}"))
     return max(found)
+
+
+def _part(error: Tensor, norm: Tensor) -> float:
+    """The error as a part of the norm; infinite where it is no number, so that it is found."""
+    part = float(error / norm) if error != 0 else 0.0
+    return part if math.isfinite(part) else math.inf
 
 
 def disagreements(
@@ -313,6 +320,10 @@ def problems_of(case: Case, one: Course, two: tuple[Course, Course]) -> list[str
     if two[0].digests != two[1].digests:
         step = [a == b for a, b in zip(two[0].digests, two[1].digests, strict=True)].index(False)
         problems.append(f"the devices' states differ after step {step} of the run")
+    # Between the last step of an epoch and the first of the next, epoch-wise optimizers step.
+    between = state_difference(*two)
+    if between.size:
+        problems.append(f"{between.where} differs between the devices")
     gradient, state = gradient_difference(one, two[0]), state_difference(one, two[0])
     if not gradient.size <= (_GRADIENT if still else _GRADIENT_MOVED):
         problems.append(f"{gradient.where} differs by {gradient.size:.2g} of its norm")

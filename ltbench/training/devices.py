@@ -12,6 +12,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ltbench.errors import UsageError
 from ltbench.method import Collective
@@ -211,6 +212,11 @@ class FabricCollective(Collective):
         if self.world_size > 1:
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+
+
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether any layer normalises by the statistics of the batch, synchronised or not."""
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def resolved_workers(machine: MachineConfig) -> int:

@@ -183,6 +183,18 @@ def test_differences_between_rows_are_said():
     assert "Precision: 32-true (ce); bf16-mixed (focal)." in text
 
 
+def test_batchnorm_is_told_where_a_row_had_several_devices():
+    one, two = made(batchnorm="one device"), made("ecl", ECL, num_devices=2, batchnorm="per device")
+    (table,) = comparison([one, two])
+    assert (
+        "Devices: 1 x cpu (ce); 2 x cpu (ecl). BatchNorm: one device (ce); per device (ecl). "
+    ) in "\n".join(table.footer)
+    (table,) = comparison([one])
+    assert "BatchNorm" not in "\n".join(table.footer)
+    (table,) = comparison([made(num_devices=2)])
+    assert "BatchNorm: not recorded." in "\n".join(table.footer)
+
+
 def test_a_metric_undefined_for_one_seed_is_undefined_for_the_row():
     records = [made(seed=0, metrics=made_metrics(0.8, macro_auc=0.9)), made(seed=1)]
     (table,) = comparison(records, metrics=["macro_auc"])
