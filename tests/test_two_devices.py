@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ltbench.composition import COMPOSITIONS, compositions_of
 from ltbench.registry import METHODS
-from ltbench.testing.agreement import STILL, Case, disagreements
+from ltbench.testing import STILL, Case, disagreements
+
+TOYS = sorted((Path(__file__).parent / "contract").glob("toy_*.py"))
 
 # Settings under which a composition acts in every epoch and every batch.
 AT_ONCE = {"reweight.start": 0.0, "mix.probability": 1.0, "mix.start": 0.0, "mix.stop": 1.0}
@@ -63,3 +67,12 @@ def test_settings_of_the_step_and_of_a_queue(tmp_path):
         Case("tsc", {**STILL, "method.num_positives": 0}),
     ]
     assert told(disagreements(cases, tmp_path)) == ""
+
+
+@pytest.mark.slow
+def test_the_toys_of_the_contract_train_as_one(tmp_path):
+    """Methods of files that a user names, as anybody's tests may run them."""
+    names = [file.stem for file in TOYS]
+    still = [Case(name, STILL) for name in names if name != "toy_sam"]
+    moving = [Case(name, {"epochs": 2}) for name in names]
+    assert told(disagreements([*still, *moving], tmp_path, plugins=TOYS)) == ""

@@ -29,13 +29,13 @@ class ToyMoCo(Method):
             keys = F.normalize(self.momentum_backbone(batch.views[1]).float(), dim=1)
         queries = F.normalize(features.float(), dim=1)
         gather = self.task.collective.gather
+        keys, targets = gather(keys), gather(batch.targets)
         similarity = queries @ torch.cat([keys, self.queue]).T / 0.2
-        same = batch.targets[:, None] == torch.cat([batch.targets, self.queue_targets])[None]
+        same = batch.targets[:, None] == torch.cat([targets, self.queue_targets])[None]
         log_p = similarity - similarity.logsumexp(dim=1, keepdim=True)
         contrast = -(log_p * same).sum(1).div(same.sum(1)).mean()
         loss = F.cross_entropy(self.head(features).float(), batch.targets) + 0.1 * contrast
-        targets = gather(batch.targets)
-        return {"loss": loss, "contrast": contrast, "keys": gather(keys), "key_targets": targets}
+        return {"loss": loss, "contrast": contrast, "keys": keys, "key_targets": targets}
 
     def after_step(self, outputs, progress):
         keys, size = outputs["keys"], self.queue.shape[0]

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ltbench.functional import weighted_mean
 from ltbench.method import METHODS, Method, OptimizerSpec
 
 
@@ -29,7 +30,8 @@ class ToyProxies(Method):
     def training_step(self, batch, progress):
         features = self.backbone(batch.images)
         weights = 1 / self.f1.clamp_min(0.05)
-        loss = F.cross_entropy(self.head(features).float(), batch.targets, weight=weights)
+        losses = F.cross_entropy(self.head(features).float(), batch.targets, reduction="none")
+        loss = weighted_mean(losses, weights[batch.targets], self.task.collective.gather)
         near = F.normalize(features.float(), dim=1) @ F.normalize(self.proxies, dim=1).T
         pull = F.cross_entropy(near / 0.2, batch.targets)
         return {"loss": loss + 0.5 * pull, "pull": pull}
