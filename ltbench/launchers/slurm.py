@@ -17,14 +17,14 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ltbench.errors import DataMissingError, UsageError
+from ltbench.errors import DataMissingError, RunFailedError, UsageError
 from ltbench.files import read_json, storage_errors, write_json
 from ltbench.launchers import Ended, Job
 from ltbench.launchers.carrying_out import Report
@@ -149,8 +149,9 @@ class SlurmLauncher:
                 if self._under_way:
                     self._tell_what_is_odd(standings)
                 ask_at = time.monotonic() + self._pause_s()
+            there = self._files()
             for one in list(self._under_way):
-                result = self._result(one) or self._verdict(one, standings)
+                result = self._result(one, there) or self._verdict(one, standings)
                 if result is None:
                     continue
                 self._under_way.remove(one)
@@ -175,7 +176,7 @@ class SlurmLauncher:
             return
         known = queue()
         if known is None:
-            raise UsageError(
+            raise RunFailedError(
                 "Slurm does not answer (`squeue --me`), so that nobody knows which jobs of an "
                 "earlier command still run. Run the same command again when it does."
             )
@@ -220,12 +221,16 @@ class SlurmLauncher:
     def _submit(self, free: Sequence[_Waiting], at_once: int) -> None:
         name = f"ltbench-{os.urandom(4).hex()}"
         folder = self._folder / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}_{name}"
-        with storage_errors(folder):
-            folder.mkdir(parents=True)
         executor = self._submitit.SlurmExecutor(folder.absolute(), max_num_timeout=_FRUITLESS)
         executor.update_parameters(**self._parameters(name, [one.job for one in free], at_once))
         # Half a submission would be jobs that nobody knows of.
-        with signals_blocked(), outside_of_jobs(), redirect_stderr(io.StringIO()):
+        with (
+            storage_errors(folder),
+            signals_blocked(),
+            outside_of_jobs(),
+            redirect_stderr(io.StringIO()),
+        ):
+            folder.mkdir(parents=True)
             try:
                 handles = executor.submit_array([Task(one.job) for one in free])
             except self._submitit.core.utils.FailedJobError as error:
@@ -267,19 +272,22 @@ class SlurmLauncher:
             parameters["gpus_per_node"] = gpus
         return parameters
 
-    def _result(self, one: _UnderWay) -> Result | None:
+    def _files(self) -> set[Path]:
+        """What lies in the folders of jobs under way: one question a folder, not one a job."""
+        folders = {one.handle.paths.folder for one in self._under_way}
+        return {folder / name for folder in folders for name in os.listdir(folder)}
+
+    def _result(self, one: _UnderWay, there: Set[Path]) -> Result | None:
         """What a job has returned, if it has."""
         paths = one.handle.paths
-        if not paths.result_pickle.exists():
+        if paths.result_pickle not in there:
             return None
         try:
             result: Result = one.handle.result()
-        except self._submitit.core.utils.UncompletedJobError as error:
-            lines = [line for line in str(error).splitlines() if line.strip("- ")]
-            text = (
-                f"its Slurm job {one.handle.job_id} could not begin ({paths.stdout}): {lines[-1]}"
-            )
-            return Result(Report("failed", message=text, exit_code=1), 0.0, 0)
+        except self._submitit.core.utils.FailedJobError as error:
+            text = f"its Slurm job {one.handle.job_id} could not begin: {_trace_end(str(error))}"
+            report = Report("failed", message=f"{text} ({paths.stdout})", exit_code=1)
+            return Result(report, 0.0, 0)
         return result
 
     def _verdict(self, one: _UnderWay, standings: Mapping[str, Standing] | None) -> Result | None:
@@ -359,6 +367,13 @@ def _report_of(one: _UnderWay, standing: Standing | None) -> Report:
     hint = "; ask for more with --slurm mem=SIZE" if standing.state == "OUT_OF_MEMORY" else ""
     text = f"its Slurm job {number} ended without a result: {standing.state}{hint} ({log})"
     return Report("died", message=text, exit_code=1)
+
+
+def _trace_end(told: str) -> str:
+    """The last line of the traceback that submitit puts between two rules."""
+    _, _, rest = f"\n{told}".partition("\n-----")
+    trace = rest.partition("\n-----")[0] or told
+    return trace.strip().splitlines()[-1]
 
 
 def _reason(told: str) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 
 from ltbench import claims
 from ltbench.files import read_json
+from ltbench.launchers import Job
+from ltbench.launchers.slurm import SlurmLauncher
 from ltbench.results import read_records, run_folders
 from ltbench.testing import tiny_run
 from ltbench.testing.tiny import TOY_BLOBS
@@ -174,6 +177,17 @@ def test_a_grid_of_three_methods_and_seeds(slurm, tmp_path):
     (script,) = tmp_path.glob("results/runs/slurm/*/*_submission.sh")
     assert "#SBATCH --array=0-8%2" in script.read_text("utf-8")
     assert len(list(tmp_path.rglob("record.json"))) == 9
+
+
+def test_a_job_that_cannot_begin_says_why(slurm, tmp_path, monkeypatch):
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "only_here.py").write_text("def work(): pass\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    job = Job("a", import_module("only_here").work, tmp_path / "log.txt")
+    (found,) = SlurmLauncher(tmp_path / "slurm", minutes=5).run([job])
+    assert found.state == "failed"
+    assert "could not begin: ModuleNotFoundError: No module named 'only_here'" in found.message
 
 
 def test_a_killed_process_is_started_again(sweep, digests):

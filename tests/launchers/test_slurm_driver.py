@@ -18,6 +18,18 @@ class NoAnswer(Exception):  # noqa: N818 - as submitit's are named
     pass
 
 
+BROKEN = """Job (task=0) failed during processing with trace:
+----------------------
+Traceback (most recent call last):
+  File "submission.py", line 56, in process_job
+ModuleNotFoundError: No module named 'ltbench'
+
+----------------------
+You can check full logs with 'job.stderr(0)' and 'job.stdout(0)'or at paths:
+  - /results/1_0_0_log.err
+  - /results/1_0_0_log.out"""
+
+
 class StandIn:
     """A cluster on which job i ends as `ends[name]` says: a Report, a Slurm state, or "runs"."""
 
@@ -59,18 +71,23 @@ class StandIn:
     def handle(self, number):
         def result():
             if self.end_of(number) == "broken":
-                raise NoAnswer(
-                    "Traceback\n----\nModuleNotFoundError: No module named 'ltbench'\n---"
-                )
+                raise NoAnswer(BROKEN)
             return Result(self.end_of(number), 3.0, 1)
 
-        def exists():
-            return isinstance(self.end_of(number), Report) or self.end_of(number) == "broken"
-
         paths = SimpleNamespace(
-            result_pickle=SimpleNamespace(exists=exists), stdout="log.out", folder=self.folder
+            result_pickle=self.folder / f"{number}_0_result.pkl",
+            stdout="log.out",
+            folder=self.folder,
         )
         return SimpleNamespace(job_id=number, paths=paths, result=result)
+
+    def files(self):
+        ended = [
+            number
+            for number in self.names
+            if isinstance(self.end_of(number), Report) or self.end_of(number) == "broken"
+        ]
+        return {self.folder / f"{number}_0_result.pkl" for number in ended}
 
     def queue(self):
         if not self.answers:
@@ -92,6 +109,7 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_module, "check_options", dict)
     monkeypatch.setattr(slurm_module, "queue", stand_in.queue)
     monkeypatch.setattr(slurm_module, "_GRACE_S", 0.0)
+    monkeypatch.setattr(SlurmLauncher, "_files", lambda launcher: stand_in.files())
     return stand_in
 
 
@@ -128,8 +146,8 @@ def test_a_job_that_could_not_begin_has_failed(cluster):
     (found,) = ends_of(launcher_on(cluster), jobs_of(cluster, a="broken")).values()
     assert (found.state, found.exit_code) == ("failed", 1)
     assert found.message == (
-        "its Slurm job 1_0 could not begin (log.out): "
-        "ModuleNotFoundError: No module named 'ltbench'"
+        "its Slurm job 1_0 could not begin: "
+        "ModuleNotFoundError: No module named 'ltbench' (log.out)"
     )
 
 
