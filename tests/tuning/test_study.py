@@ -185,7 +185,9 @@ def test_a_trial_of_something_else_is_refused(plan, place):
 # What is drawn.
 
 
-@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 12), ("random", 4)])
+@pytest.mark.parametrize(
+    ("sampler", "trials"), [("random", 4), pytest.param("tpe", 20, marks=pytest.mark.slow)]
+)
 def test_the_same_study_draws_the_same(plan, tmp_path, pretend, quick, sampler, trials):
     from ltbench.tuning.storage import open_storage, storage_url
 
@@ -226,34 +228,34 @@ def test_stopped_failed_and_killed_it_draws_what_it_would_have(
     assert drawn(one) == whole
 
 
+@pytest.mark.slow
 def test_tpe_learns(study, pretend):
     values = [value for _, value in drawn(run_whole(study(own=MOMENTUM, trials=21), pretend(hill)))]
     assert sum(values[11:]) > sum(values[1:11])
 
 
-def test_pruners_are_told_epochs_and_stop_what_is_behind(study):
-    for name, epochs in [("median", 9), ("hyperband", 9)]:
-        one = study(trials=8, pruner=name, settings={"epochs": epochs})
+@pytest.mark.parametrize("name", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
+def test_pruners_are_told_epochs_and_stop_what_is_behind(study, name):
+    one, epochs = study(trials=6, pruner=name, settings={"epochs": 6}), 6
 
-        def work(settings, trial, may_prune, epochs=epochs):
-            level = 0.9 if trial.number < 6 else 0.1
-            for step in range(1, epochs + 1):
-                trial.report(level * step / epochs, step)
-                if may_prune and trial.should_prune():
-                    return outcome("pruned", level * step / epochs, step)
-            return outcome("complete", level, epochs)
+    def outcome(state, value, epochs):
+        return {
+            **{"state": state, "value": value, "values": [value], "epochs": epochs},
+            **{"wall_time_s": 1.0, "runs": [], "settings": {}},
+        }
 
-        def outcome(state, value, epochs):
-            return {
-                **{"state": state, "value": value, "values": [value], "epochs": epochs},
-                **{"wall_time_s": 1.0, "runs": [], "settings": {}},
-            }
+    def work(settings, trial, may_prune):
+        level = 0.9 if trial.number < 5 else 0.1
+        for step in range(1, epochs + 1):
+            trial.report(level * step / epochs, step)
+            if may_prune and trial.should_prune():
+                return outcome("pruned", level * step / epochs, step)
+        return outcome("complete", level, epochs)
 
-        run_whole(one, work)
-        report = report_of(one)
-        assert report.trials[-1].state == "pruned"
-        if name == "median":
-            assert report.trials[-1].epochs == 3, "not in the first third"
+    report = report_of(run_whole(one, work))
+    assert report.trials[-1].state == "pruned"
+    if name == "median":
+        assert report.trials[-1].epochs == 2, "not in the first third"
 
 
 # Trials that do not end well.

@@ -17,7 +17,7 @@ from ltbench.testing.tiny import TOY_BLOBS
 from ltbench.tuning import places
 from ltbench.tuning.storage import open_storage, storage_url
 
-TRIALS = 5
+TRIALS = 4
 
 
 def words(tmp_path, *more, methods="ce"):
@@ -114,7 +114,8 @@ def test_workers_killed_at_random_moments(start, tmp_path):
     check_whole(tmp_path, methods=2)
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_the_command_killed_and_given_again(start, tmp_path, num_workers):
     look = Look(tmp_path)
     arguments = words(tmp_path, "-j", str(num_workers))
