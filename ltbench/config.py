@@ -17,7 +17,7 @@ from ltbench.recipes import is_file, load_recipe, recipe_names
 from ltbench.registry import DATASETS, METHODS, normalise, suggest
 from ltbench.run_config import Frozen, RunConfig
 from ltbench.settings import Settings, flat, merge, nested, read_settings
-from ltbench.tuned import Tuned, read_tuned, read_tuned_of
+from ltbench.tuned import TunedSettings, read_tuned, read_tuned_of
 
 __all__ = [
     "Request",
@@ -197,7 +197,7 @@ def user_layers(request: Request) -> Settings:
     return user
 
 
-def tuned_settings(request: Request) -> Tuned | None:
+def tuned_settings(request: Request) -> TunedSettings | None:
     """The file of tuned settings that a request means; None where it names none.
 
     Raises:

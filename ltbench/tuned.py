@@ -15,7 +15,7 @@ from ltbench.errors import UsageError
 from ltbench.run_config import TunedFrom
 from ltbench.settings import Settings, read_settings
 
-__all__ = ["BLOCK", "Tuned", "read_tuned", "read_tuned_of", "tuned_file"]
+__all__ = ["BLOCK", "TunedSettings", "read_tuned", "read_tuned_of", "tuned_file"]
 
 BLOCK = "tuning"
 
@@ -29,7 +29,7 @@ _FITS = {
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedSettings:
     """What a file of tuned settings holds.
 
     Attributes:
@@ -68,7 +68,7 @@ class Tuned:
         return {key: self.tuning[key] for key in TunedFrom.model_fields}
 
 
-def read_tuned(file: Path) -> Tuned:
+def read_tuned(file: Path) -> TunedSettings:
     """The file, with or without a block.
 
     Raises:
@@ -81,7 +81,7 @@ def read_tuned(file: Path) -> Tuned:
             f"{file}: expected '{BLOCK}' to hold what `bench.py tune` wrote there; got "
             f"'{tuning}'. Leave it out in a file of settings of your own."
         )
-    return Tuned(file, settings, tuning)
+    return TunedSettings(file, settings, tuning)
 
 
 def tuned_file(root: Path, *, dataset: str, protocol: str, method: str) -> Path:
@@ -89,7 +89,7 @@ def tuned_file(root: Path, *, dataset: str, protocol: str, method: str) -> Path:
     return root / dataset / protocol / f"{method}.yaml"
 
 
-def read_tuned_of(root: Path, *, dataset: str, protocol: str, method: str) -> Tuned:
+def read_tuned_of(root: Path, *, dataset: str, protocol: str, method: str) -> TunedSettings:
     """The file of one method below the root of all.
 
     Raises:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from ltbench.config import Request
@@ -23,7 +23,6 @@ from ltbench.tuned import read_tuned
 from ltbench.tuning import places
 from ltbench.tuning.after import RunSeed, Tested, check_budgets, run_incumbents
 from ltbench.tuning.output import place_of, write_curve, write_rows, write_tuned
-from ltbench.tuning.places import NOTE
 from ltbench.tuning.plan import Options, StudyPlan, plan_studies
 from ltbench.tuning.report import StudyReport, in_a_line, report_of
 from ltbench.tuning.storage import Timing, open_storage, shown, storage_faults, storage_url
@@ -148,7 +147,7 @@ class Tuning:
         if not waiting:
             return {}
         if num_workers == 1:
-            work(self._order, lambda plan, trial: self._say(in_a_line(plan, trial)))
+            work(self._order, lambda plan, one: self._say(in_a_line(plan, one)), self._say)
             return {}
         machine = self.plans[0].facts["cell"]
         cuda = machine["device"] == "cuda"
@@ -258,25 +257,27 @@ def _share(num_workers: int) -> int:
 @contextmanager
 def _told_as_they_end(order: Order, studies: Sequence[Study], say: Say) -> Iterator[None]:
     """Meanwhile, tell every trial that ends, whoever ended it."""
-    told = {
-        study.plan.name: {t.number for t in study.trials() if _has_ended(t)} for study in studies
-    }
+    told = {study.plan.name: {t.number for t in _ended(study)} for study in studies}
     over = threading.Event()
 
     def watch() -> None:
+        with suppress(RunFailedError):  # as the workers' own, which they tell
+            look()
+
+    def look() -> None:
         # Connections of its own: those of SQLite belong to the thread that made them.
         storage = open_storage(order.url, order.timing)
         watched = [Study(study.plan, storage, order.timing) for study in studies]
         last = False
         while not last:
             last = over.wait(order.timing.poll_s)
-            with suppress(SQLAlchemyError, StorageInternalError):  # the workers say so
+            with suppress(SQLAlchemyError, StorageInternalError):
                 tell(watched)
 
     def tell(watched: Sequence[Study]) -> None:
         for study in watched:
-            for trial in study.trials():
-                if _has_ended(trial) and trial.number not in told[study.plan.name]:
+            for trial in _ended(study):
+                if trial.number not in told[study.plan.name]:
                     told[study.plan.name].add(trial.number)
                     say(in_a_line(study.plan, trial))
 
@@ -289,11 +290,7 @@ def _told_as_they_end(order: Order, studies: Sequence[Study], say: Say) -> Itera
         thread.join()
 
 
-def _has_ended(trial: FrozenTrial) -> bool:
-    """Whether there is something to tell: not of those that are tried again or had no place."""
-    if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-        return True
-    return (
-        trial.state == TrialState.FAIL
-        and trial.user_attrs.get(NOTE, places.BEYOND) != places.BEYOND
-    )
+def _ended(study: Study) -> list[FrozenTrial]:
+    """What there is to tell: not trials that are tried again or had no place."""
+    trials = study.trials()
+    return [*places.finished(trials), *places.failures(trials)]

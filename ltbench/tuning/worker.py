@@ -47,11 +47,16 @@ class Order:
     timing: Timing = field(default_factory=Timing)
 
 
-def work(order: Order, on_trial: OnTrial = lambda plan, trial: None) -> None:
+def work(
+    order: Order,
+    on_trial: OnTrial = lambda plan, trial: None,
+    say: Callable[[str], None] = print,
+) -> None:
     """Take trials until every study is complete or in trouble.
 
     Args:
         on_trial: told of each trial of this worker as it ends.
+        say: told what a trial waits for.
 
     Raises:
         InterruptedRunError: told to stop; the trial under way is saved and waits.
@@ -59,7 +64,7 @@ def work(order: Order, on_trial: OnTrial = lambda plan, trial: None) -> None:
     """
     import_plugins(order.plugins)
     with SignalGuard() as guard, storage_faults(order.url), quiet_optuna():
-        worker = _Worker(order, guard)
+        worker = _Worker(order, guard, say)
         while worker.open_studies():
             worker.stop_if_told()
             if not worker.take_one(on_trial):
@@ -75,10 +80,10 @@ def open_studies(order: Order) -> list[Study]:
 class _Worker:
     """One process's view of all studies."""
 
-    def __init__(self, order: Order, guard: SignalGuard) -> None:
+    def __init__(self, order: Order, guard: SignalGuard, say: Callable[[str], None]) -> None:
         self._guard = guard
         self._studies = open_studies(order)
-        self._place = Place(order.results, order.data_root, plugins=order.plugins, on_wait=print)
+        self._place = Place(order.results, order.data_root, plugins=order.plugins, on_wait=say)
 
     def open_studies(self) -> list[Study]:
         """Those whose budget is not met; dead workers' trials are cleared on the way."""

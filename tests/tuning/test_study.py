@@ -234,9 +234,11 @@ def test_tpe_learns(study, pretend):
     assert sum(values[11:]) > sum(values[1:11])
 
 
-@pytest.mark.parametrize("name", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
-def test_pruners_are_told_epochs_and_stop_what_is_behind(study, name):
-    one, epochs = study(trials=6, pruner=name, settings={"epochs": 6}), 6
+@pytest.mark.parametrize(
+    ("name", "trials"), [("median", 6), pytest.param("hyperband", 12, marks=pytest.mark.slow)]
+)
+def test_pruners_are_told_epochs_and_stop_what_is_behind(study, name, trials):
+    one, epochs = study(trials=trials, pruner=name, settings={"epochs": 6}), 6
 
     def outcome(state, value, epochs):
         return {
@@ -253,7 +255,7 @@ def test_pruners_are_told_epochs_and_stop_what_is_behind(study, name):
         return outcome("complete", level, epochs)
 
     report = report_of(run_whole(one, work))
-    assert report.trials[-1].state == "pruned"
+    assert "pruned" in {trial.state for trial in report.trials[5:]}
     if name == "median":
         assert report.trials[-1].epochs == 2, "not in the first third"
 
