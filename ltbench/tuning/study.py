@@ -224,7 +224,11 @@ def nearest(plan: StudyPlan, storage: RDBStorage) -> str | None:
     ours = json.loads(canonical_json(dict(plan.facts)))
     changes = {name: differences(facts, ours) for name, facts in found.items()}
     name = min(changes, key=lambda one: len(changes[one]))
-    told = [f"{key} was {_at(found[name], key)}, is {_at(ours, key)}" for key in changes[name][:4]]
+    told = [
+        f"{key.removeprefix('cell.').removeprefix('config.')} was {_at(found[name], key)}, is "
+        f"{_at(ours, key)}"
+        for key in changes[name][:4]
+    ]
     more = f", and {len(changes[name]) - 4} more" if len(changes[name]) > 4 else ""
     return f"not the study {name}: {'; '.join(told)}{more}"
 
