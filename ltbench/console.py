@@ -18,6 +18,7 @@ from ltbench.report.tables import comparison, per_class, to_markdown
 from ltbench.results import RunFolder
 from ltbench.runner import Outcome, Place, folder_of
 from ltbench.tensorboard import TensorBoardLog
+from ltbench.training.devices import check_devices
 
 _LINES_A_STAGE = 10
 
@@ -129,6 +130,7 @@ class Console:
     def dry_run(self, request: Request, seed: int, place: Place) -> None:
         """The configuration, its key and its folder; nothing is trained, only lists are stored."""
         config = resolve(replace(request, settings={**request.settings, "seed": seed}))
+        check_devices(config.machine)
         cell = prepare(
             config,
             results=place.results,

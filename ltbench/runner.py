@@ -30,7 +30,13 @@ from ltbench.results import BEST_WEIGHTS, RunFolder
 from ltbench.stage_reuse import StageKeeper
 from ltbench.trainer import Surroundings, Trainer
 from ltbench.training.checkpoint import CHECKPOINT, load_checkpoint
-from ltbench.training.devices import FabricCollective, make_fabric, resolved_workers, settle
+from ltbench.training.devices import (
+    FabricCollective,
+    check_devices,
+    make_fabric,
+    resolved_workers,
+    settle,
+)
 from ltbench.training.signals import SignalGuard
 from ltbench.training.snapshot import State
 from ltbench.views.making import make_pictures
@@ -126,6 +132,7 @@ def check(request: Request, seeds: Sequence[int], place: Place) -> None:
     """
     cells = [replace(request, settings={**request.settings, "seed": seed}) for seed in seeds]
     configs = [resolve(cell) for cell in cells]
+    check_devices(configs[0].machine)
     for one, config in zip(cells, configs, strict=True):
         prepare(
             config,

@@ -29,6 +29,7 @@ from ltbench.repeat import repeat_command
 from ltbench.results import RunFolder
 from ltbench.run_config import MachineConfig, RunConfig
 from ltbench.runner import Place, folder_of, run
+from ltbench.training.devices import check_devices
 
 __all__ = ["GridCell", "Plan", "Standing", "State", "plan", "run_cell", "standing"]
 
@@ -115,12 +116,15 @@ def _cells(
 ) -> Iterator[GridCell]:
     """The cells of one configuration. Seeds share the key, unless each starts from another run."""
     request, config = _settled(request, device)
+    if device is None:
+        check_devices(config.machine)
     label, key_cell = row_label(request, config), None
     for seed in seeds:
         one = replace(request, settings={**request.settings, "seed": seed})
+        of_seed = resolve(one)  # which refuses seeds that settings were tuned with
         if key_cell is None or config.init_from is not None:
             key_cell = prepare(
-                resolve(one),
+                of_seed,
                 results=place.results,
                 data_root=place.data_root,
                 asked=asked(one),

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from types import FrameType
 from typing import Any, get_args
 
 from ltbench import errors
 from ltbench.columns import columns
-from ltbench.errors import GridFailedError, InterruptedRunError, StorageError
+from ltbench.errors import GridFailedError, StorageError
 from ltbench.grid.cells import GridCell, Plan, State, run_cell, standing
 from ltbench.grid.time_left import TimeLeft, in_words
 from ltbench.launchers import Ended, Job, Launcher
 from ltbench.runner import Place
-from ltbench.spawning import ASKED_BY_PEOPLE, ASKED_BY_SCHEDULERS
+from ltbench.training.signals import stoppable
 
 __all__ = ["Grid", "check_whole", "render_status", "run_grid", "status_rows"]
 
@@ -78,7 +75,14 @@ def run_grid(
             todo[_job(cell, place, slots_per_device)] = cell
     say(_beginning(plan, grid, todo, retry_failed))
     clock.expect(todo.values(), launcher.room(list(todo)))
-    with _stoppable(grid, len(plan.cells), launcher), closing(launcher.run(list(todo))) as ends:
+
+    def goes_on() -> str:
+        return (
+            f"{len(grid.done)} of {len(plan.cells)} cells are done, and {launcher.when_closed()}. "
+            "Run the same command again to go on from there."
+        )
+
+    with stoppable(goes_on), closing(launcher.run(list(todo))) as ends:
         for ended in ends:
             _take_in(ended, todo[ended.job], grid, clock, say, len(plan.cells))
     return grid
@@ -127,44 +131,6 @@ def _in_a_line(ended: Ended) -> str:
     again = f" at attempt {ended.attempts}" if ended.attempts > 1 else ""
     accuracy = f"balanced accuracy {100 * value['balanced_accuracy']:.2f}"
     return f"{text} in {in_words(ended.wall_time_s)}{again}, {accuracy}"
-
-
-@contextmanager
-def _stoppable(grid: Grid, total: int, launcher: Launcher) -> Iterator[None]:
-    """Turn signals that ask to stop into an error that unwinds, so that cells are told to stop.
-
-    A second one of a person's, while they save, ends this process, and with it the cells, at once.
-    """
-    received: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) == 1 or number not in ASKED_BY_SCHEDULERS:
-            raise _Stop(number)
-
-    previous: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for caught in (*ASKED_BY_PEOPLE, *ASKED_BY_SCHEDULERS, signal.SIGHUP):
-            previous[caught] = signal.signal(caught, stop) or signal.SIG_DFL
-    try:
-        yield
-    except _Stop as stopped:
-        raise InterruptedRunError(
-            f"Stopped by signal {stopped.number}; {len(grid.done)} of {total} cells are done, and "
-            f"{launcher.when_closed()}. Run the same command again to go on from there.",
-            stopped.number,
-        ) from None
-    finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
-
-
-class _Stop(BaseException):
-    """A signal that asks this process to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def check_whole(grid: Grid) -> None:

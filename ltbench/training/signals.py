@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -56,31 +56,32 @@ class _Stop(BaseException):
 
 
 @contextmanager
-def stoppable(goes_on: str) -> Iterator[None]:
-    """Turn SIGTERM, SIGHUP and Ctrl-C into an error that unwinds, where others do the work.
+def stoppable(goes_on: Callable[[], str]) -> Iterator[None]:
+    """Turn signals that ask to stop into an error that unwinds, where others do the work.
 
-    A second signal, while what is under way is saved, ends this process at once.
+    A second one of a person's, while what is under way is saved, ends this process at once.
 
     Args:
-        goes_on: what is kept and how to go on, for the message.
+        goes_on: what is kept and how to go on, for the message; asked when everything has stopped.
 
     Raises:
         InterruptedRunError: a signal came.
     """
+    received: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
-        raise _Stop(number)
+        received.append(number)
+        if len(received) == 1 or number not in ASKED_BY_SCHEDULERS:
+            raise _Stop(number)
 
     previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for caught in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for caught in (*ASKED_BY_PEOPLE, *ASKED_BY_SCHEDULERS, signal.SIGHUP):
             previous[caught] = signal.signal(caught, stop) or signal.SIG_DFL
     try:
         yield
     except _Stop as stopped:
-        text = f"Stopped by signal {stopped.number}. {goes_on}"
+        text = f"Stopped by signal {stopped.number}. {goes_on()}"
         raise InterruptedRunError(text, stopped.number) from None
     finally:
         for caught, handler in previous.items():

@@ -162,7 +162,7 @@ class Tuning:
         jobs = [self._job(number, machine["threads"]) for number in range(1, num_workers + 1)]
         failures = {}
         with (
-            stoppable("Trials under way are saved. Run the same command again to go on."),
+            stoppable(lambda: "Trials under way are saved. Run the same command again to go on."),
             _told_as_they_end(self._order, studies, self._say),
             closing(launcher.run(jobs)) as ends,
         ):

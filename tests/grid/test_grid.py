@@ -6,6 +6,8 @@ from functools import partial
 
 import pytest
 
+from ltbench.cell import prepare
+from ltbench.config import resolve
 from ltbench.errors import (
     GridFailedError,
     InterruptedRunError,
@@ -20,7 +22,7 @@ from ltbench.grid.spec import read_grid
 from ltbench.grid.time_left import TimeLeft, in_words
 from ltbench.launchers.carrying_out import carry_out
 from ltbench.runner import Place
-from ltbench.testing.tiny import TINY, TOY_BLOBS
+from ltbench.testing.tiny import TINY, TOY_BLOBS, tiny_request
 
 SETTINGS = {**TINY, "epochs": 1}
 
@@ -196,6 +198,33 @@ def test_all_refusals_at_once_and_before_anything_trains(place):
     with pytest.raises(UsageError, match=r"Unknown method 'nosuch'"):
         planned(place, "ce,nosuch")
     assert not list(place.results.rglob("record.json"))
+
+
+def test_devices_are_asked_for_where_cells_run(place, monkeypatch):
+    """Here, unless a launcher says what is elsewhere."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="no CUDA device here"):
+        planned(place, "ce", "0", **{"machine.device": "cuda"})
+    flags = {"methods": "ce", "datasets": "toy_blobs", "seeds": "0", "settings": SETTINGS}
+    (here,) = plan(read_grid(None, flags), place).cells
+    (there,) = plan(read_grid(None, flags), place, device="cuda").cells
+    assert there.machine.device == "cuda"
+    assert there.folder.path != here.folder.path
+
+
+def test_a_seed_that_settings_were_tuned_with_is_refused_with_the_plan(place, tmp_path):
+    digest = prepare(
+        resolve(tiny_request("ce")), results=place.results, data_root=None
+    ).split_digest
+    file = tmp_path / "ce.yaml"
+    names = "method: ce, preset: null, dataset: toy_blobs, protocol: held_out"
+    file.write_text(
+        f"tuning: {{{names}, study: s, trial: 1, best: true, seeds: [1], split_digest: {digest}}}\n"
+    )
+    flags = {"methods": "ce", "datasets": "toy_blobs", "settings": SETTINGS, "tuned": file}
+    assert len(plan(read_grid(None, {**flags, "seeds": "0,2"}), place).cells) == 2
+    with pytest.raises(UsageError, match="seed 1 is one of those the settings were tuned with"):
+        plan(read_grid(None, {**flags, "seeds": "0-1"}), place)
 
 
 def test_of_all_methods_those_that_do_not_fit_are_left_out(place):
