@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
 from ltbench.cell import prepare
@@ -15,26 +14,21 @@ from ltbench.testing.tiny import tiny_request
 from ltbench.training.devices import Seat, _Seated, has_batchnorm, make_fabric
 
 
-@pytest.fixture
-def two_cuda_devices(monkeypatch):
-    """torch says that there are two; nothing is sent to them."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-
-
-def cell_of(folder, **settings):
+def cell_of(folder, device="cuda", **settings):
+    """A cell may be planned for devices that are not here."""
+    settings["machine__device"] = device
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
     return prepare(resolve(tiny_request("ecl", dotted)), results=folder, data_root=None)
 
 
-def test_batchnorm_of_one_device_or_two_in_words(two_cuda_devices, tmp_path):
+def test_batchnorm_of_one_device_or_two_in_words(tmp_path):
     assert cell_of(tmp_path).batchnorm == "one device"
     assert cell_of(tmp_path, sync_batchnorm=True).batchnorm == "one device"
     assert cell_of(tmp_path, machine__devices=2).batchnorm == "per device"
     assert cell_of(tmp_path, machine__devices=2, sync_batchnorm=True).batchnorm == "synchronised"
 
 
-def test_batchnorms_choice_is_part_of_the_key(two_cuda_devices, tmp_path):
+def test_batchnorms_choice_is_part_of_the_key(tmp_path):
     per_device, synchronised = (
         cell_of(tmp_path, machine__devices=2, sync_batchnorm=choice) for choice in (False, True)
     )
@@ -47,12 +41,12 @@ def test_batchnorms_choice_is_part_of_the_key(two_cuda_devices, tmp_path):
     assert differing == {"sync_batchnorm"}
 
 
-def test_synchronised_reaches_every_batchnorm(two_cuda_devices, tmp_path, monkeypatch):
+def test_synchronised_reaches_every_batchnorm(tmp_path):
     """The backbone's, and those of a method's own layers."""
     cell = cell_of(tmp_path, machine__devices=2, sync_batchnorm=True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    fabric = make_fabric(resolve(tiny_request("ecl")))
-    method = build_method(cell, fabric)
+    method = build_method(
+        cell, make_fabric(resolve(tiny_request("ecl", {"machine.device": "cpu"})))
+    )
     kinds = [type(m) for m in method.modules() if "BatchNorm" in type(m).__name__]
     assert len(kinds) > 2
     assert set(kinds) == {nn.SyncBatchNorm}
@@ -61,7 +55,7 @@ def test_synchronised_reaches_every_batchnorm(two_cuda_devices, tmp_path, monkey
 
 def test_synchronised_is_refused_on_cpu(tmp_path):
     with pytest.raises(UsageError, match="sync_batchnorm needs CUDA"):
-        cell_of(tmp_path, sync_batchnorm=True)
+        cell_of(tmp_path, "cpu", sync_batchnorm=True)
 
 
 def test_has_batchnorm():
