@@ -85,6 +85,7 @@ def run_grid(
     with stoppable(goes_on), closing(launcher.run(list(todo))) as ends:
         for ended in ends:
             _take_in(ended, todo[ended.job], grid, clock, say, len(plan.cells))
+    grid.done.sort(key=plan.cells.index)  # not as they happened to end: tables keep the order
     return grid
 
 

@@ -50,9 +50,9 @@ def test_killed_workers(grid, chance, hits):
     run_struck(grid, chance, hits, workers)
 
 
-@pytest.mark.parametrize("hits", [2, pytest.param(20, marks=MANY)])
-def test_killed_sweeps(grid, chance, hits):
-    run_struck(grid, chance, hits, sweeps)
+@MANY
+def test_killed_sweeps(grid, chance):
+    run_struck(grid, chance, 20, sweeps)
 
 
 @MANY
