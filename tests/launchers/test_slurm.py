@@ -62,8 +62,14 @@ class Sweep:
     def __init__(self, folder, environment):
         self.results = folder / "runs"
         self._folder = folder
-        self._environment = {**os.environ, **environment}
+        self._slow = folder / "slow"
+        self._slow.touch()
+        self._environment = {**os.environ, **environment, "TOY_WHILE": str(self._slow)}
         self._processes = []
+
+    def hurry(self):
+        """From now on steps take no time, whatever a start has said."""
+        self._slow.unlink()
 
     def words(self, *more):
         words = [
@@ -75,7 +81,7 @@ class Sweep:
         ]
         return [str(word) for word in words]
 
-    def start(self, *more, step_s=0.1, start_s=0, launcher="slurm"):
+    def start(self, *more, step_s=0.5, start_s=0, launcher="slurm"):
         output = self._folder / f"output-{len(self._processes)}.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(
@@ -193,6 +199,7 @@ def test_a_job_that_cannot_begin_says_why(slurm, tmp_path, monkeypatch):
 def test_a_killed_process_is_started_again(sweep, digests):
     process = sweep.start("-j", "2")
     os.kill(wait_for(lambda: sweep.training(0)), signal.SIGKILL)
+    sweep.hurry()
     assert process.wait(SECONDS) == 0, process.text()
     assert "FAILED" in process.text()
     assert "it is submitted again" in process.text()
@@ -229,32 +236,34 @@ def test_cancelled_jobs_are_told_and_not_started_again(sweep, digests):
     process = sweep.start()
     wait_for(lambda: sweep.training(1))
     sweep.ask("scancel", sweep.number(1))
+    wait_for(lambda: sweep.training(1) is None)
+    sweep.hurry()
     assert process.wait(SECONDS) == 5, process.text()
     assert "was cancelled" in process.text()
     assert set(sweep.found()) == {0}
-    again = sweep.start(step_s=0)
+    again = sweep.start()
     assert again.wait(SECONDS) == 0, again.text()
     assert sweep.found() == digests
     assert sweep.has_each_step_once(), "it had saved"
 
 
 def test_jobs_outlive_a_killed_sweep_and_the_next_attaches(sweep, digests):
-    first = sweep.start(step_s=0.2)
+    first = sweep.start(step_s=2.0)
     wait_for(lambda: sweep.training(0) and sweep.training(1))
     first.kill()
     first.wait()
-    second = sweep.start()
-    third = sweep.start()
-    assert second.wait(SECONDS) == 0, second.text()
-    assert third.wait(SECONDS) == 0, third.text()
-    assert "2 jobs of an earlier command are in Slurm already" in second.text()
+    others = [sweep.start(), sweep.start()]
+    told = "2 jobs of an earlier command are in Slurm already"
+    wait_for(lambda: all(told in one.text() for one in others))
+    sweep.hurry()
+    assert [one.wait(SECONDS) for one in others] == [0, 0], [one.text() for one in others]
     assert sweep.found() == digests
     assert (sweep.starts(0), sweep.starts(1)) == (1, 1)
     assert len(sweep.submissions()) == 1
 
 
 def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(sweep, digests):
-    process = sweep.start(step_s=0.2)
+    process = sweep.start(step_s=1.0)
     wait_for(lambda: sweep.training(0))
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130, process.text()
@@ -263,15 +272,18 @@ def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(sweep, digests):
     assert f"scancel {number}" in process.text()
     assert sweep.jobs(), "they do"
     again = sweep.start()
+    wait_for(lambda: "are in Slurm already" in again.text())
+    sweep.hurry()
     assert again.wait(SECONDS) == 0, again.text()
     assert sweep.found() == digests
     assert len(sweep.submissions()) == 1
 
 
 def test_a_preempted_run_saves_and_goes_on(sweep, digests):
-    process = sweep.start(step_s=0.2)
+    process = sweep.start()
     wait_for(lambda: sweep.training(0) and sweep.training(1))
     sweep.ask("srun", "--partition=urgent", "--cpus-per-task=2", "sleep", "1")
+    sweep.hurry()
     assert process.wait(SECONDS) == 0, process.text()
     assert sweep.found() == digests
     assert sweep.has_each_step_once()
@@ -280,7 +292,7 @@ def test_a_preempted_run_saves_and_goes_on(sweep, digests):
 
 
 def test_two_launchers_on_one_grid(sweep, digests):
-    both = [sweep.start(launcher="local"), sweep.start()]
+    both = [sweep.start(launcher="local", step_s=0.1), sweep.start(step_s=0.1)]
     assert [one.wait(SECONDS) for one in both] == [0, 0], [one.text() for one in both]
     assert sweep.found() == digests
     assert sweep.has_each_step_once()
@@ -302,9 +314,10 @@ def test_a_sweep_inside_a_job_saves_before_it_ends(sweep, digests, tmp_path, ord
     wait_for(lambda: sweep.training(0) and sweep.training(1))
     sweep.ask("scancel", *order, number)
     wait_for(lambda: "ended with" in output.read_text("utf-8"))
+    sweep.hurry()
     assert "what was under way is saved" in output.read_text("utf-8")
     assert f"ended with {code}" in output.read_text("utf-8")
-    again = sweep.start(launcher="local", step_s=0)
+    again = sweep.start(launcher="local")
     assert again.wait(SECONDS) == 0, again.text()
     for log in sweep.results.rglob("log.txt"):
         assert "goes on from its checkpoint" in log.read_text("utf-8")
