@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ltbench.data.protocols import given, grouped, k_fold, random_per_class
-from ltbench.dataset import DatasetConfig, Source, Split
+from ltbench.dataset import DatasetConfig, Source, Split, place_field
+from ltbench.errors import UsageError
+from ltbench.intake.problems import listed, with_hint
 from ltbench.intake.table import ImageTable
 from ltbench.store.dataset import StoredConfig, StoredDataset
 
@@ -31,7 +33,41 @@ class FoldSettings(DatasetConfig):
     fold: int = Field(default=0, ge=0, description="protocol kfold: the fold that is tested on")
 
 
+class PositiveSettings(DatasetConfig):
+    """What clinical reports look for."""
+
+    positive: tuple[str, ...] = place_field(
+        (), description="classes that `eval` sets against the rest, such as [melanoma]"
+    )
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def class_groups(self, class_names: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
+        """For `Dataset.class_groups`.
+
+        Args:
+            class_names: where they are known, names that are not among them are refused.
+
+        Raises:
+            UsageError: an unknown class.
+        """
+        for name in self.positive:
+            if class_names is not None and name not in class_names:
+                raise UsageError(
+                    f"dataset.positive: expected names among {listed(list(class_names))}; got "
+                    f"{with_hint(name, class_names)}."
+                )
+        return {"positive": self.positive} if self.positive else {}
+
+
 class FoldsConfig(StoredConfig, FoldSettings):
+    """Settings of picture files that are divided here."""
+
+
+class OwnConfig(FoldsConfig, PositiveSettings):
     """Settings of pictures of one's own."""
 
 
@@ -53,7 +89,7 @@ def split_by(source: Source, protocol: str, seed: int, folds: FoldSettings) -> S
 class OwnPictures(StoredDataset):
     """Pictures that a user names; decoded at the first run."""
 
-    Config = FoldsConfig
+    Config = OwnConfig
     protocols: ClassVar[Mapping[str, str]] = PROTOCOLS
     default_protocol = "auto"
     default_recipe = "ecl_paper"
@@ -72,7 +108,14 @@ class OwnPictures(StoredDataset):
 
     @cached_property
     def _table(self) -> ImageTable:
-        return self.read()
+        table = self.read()
+        self.config.class_groups(table.class_names)
+        return table
+
+    def class_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """What the user named."""
+        groups: Mapping[str, tuple[str, ...]] = self.config.class_groups()
+        return groups
 
     @abstractmethod
     def read(self) -> ImageTable:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltbench.dataset import DATASETS, place_field
-from ltbench.datasets._own import FoldsConfig, OwnPictures
+from ltbench.datasets._own import OwnConfig, OwnPictures
 from ltbench.errors import DataMissingError, UsageError
 from ltbench.intake.csv_table import ColumnChoice, table_from_csv
 from ltbench.intake.table import ImageTable
@@ -28,7 +28,7 @@ def _column(what: str) -> Any:
 class Csv(OwnPictures):
     """A CSV file of images and labels, its columns found by name or named."""
 
-    class Config(FoldsConfig):
+    class Config(OwnConfig):
         """Settings of csv. What the columns are called decides nothing; what they hold does."""
 
         csv: Path | None = place_field(None, description="the file; needed")

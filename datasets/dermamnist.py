@@ -103,6 +103,10 @@ class DermaMnist(MedMnist):
     }
     groups_note = f"The file names no groups: {LEAK}."
 
+    def class_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """As of HAM10000, whose akiec holds Bowen's disease, a carcinoma in situ."""
+        return {"melanoma": ("mel",), "malignant": ("mel", "bcc", "akiec")}
+
     def load(self, protocol: str) -> Source:
         """Every image of the file that the protocol reads.
 

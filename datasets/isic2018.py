@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ltbench.dataset import DATASETS
 from ltbench.datasets._isic import isic2018_test, isic2018_training
 from ltbench.datasets._isic_pictures import (
@@ -68,6 +70,10 @@ class Isic2018(IsicPictures):
             **{"BKL": 1099, "DF": 115, "VASC": 142},
         },
     )
+
+    def class_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """AKIEC counts as malignant: it holds Bowen's disease, a carcinoma in situ."""
+        return {"melanoma": ("MEL",), "malignant": ("MEL", "BCC", "AKIEC")}
 
     def training(self) -> ImageTable:
         """10 015 images of 7470 lesions."""

@@ -90,6 +90,10 @@ class Isic2019(IsicPictures):
         },
     )
 
+    def class_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """AK does not count as malignant: actinic keratoses come before a carcinoma."""
+        return {"melanoma": ("MEL",), "malignant": ("MEL", "BCC", "SCC")}
+
     def training(self) -> ImageTable:
         """25 331 images of 13 931 groups."""
         return isic2019_training(self.root, self.file_of)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ltbench.dataset import DATASETS, place_field
-from ltbench.datasets._own import FoldsConfig, OwnPictures
+from ltbench.datasets._own import OwnConfig, OwnPictures
 from ltbench.errors import DataMissingError, UsageError
 from ltbench.intake.path_lists import table_from_lists
 from ltbench.intake.table import ImageTable
@@ -21,7 +21,7 @@ from ltbench.intake.table import ImageTable
 class Lists(OwnPictures):
     """One text file a part; each line holds a path and, after the last space, a class number."""
 
-    class Config(FoldsConfig):
+    class Config(OwnConfig):
         """Settings of lists."""
 
         train: Path | None = place_field(None, description="the list to train on; needed")

@@ -9,7 +9,13 @@ from typing import Any, ClassVar
 
 from ltbench.dataset import DATASETS, Dataset, Source, Split, place_field
 from ltbench.datasets._arrays import source_of_arrays
-from ltbench.datasets._own import PROTOCOLS, FoldSettings, fitting_protocol, split_by
+from ltbench.datasets._own import (
+    PROTOCOLS,
+    FoldSettings,
+    PositiveSettings,
+    fitting_protocol,
+    split_by,
+)
 from ltbench.errors import UsageError
 from ltbench.intake.arrays import arrays_from_npz
 
@@ -24,7 +30,7 @@ from ltbench.intake.arrays import arrays_from_npz
 class Npz(Dataset):
     """An npz file of pictures of one size, held in memory; classes are called by their numbers."""
 
-    class Config(FoldSettings):
+    class Config(FoldSettings, PositiveSettings):
         """Settings of npz."""
 
         npz: Path | None = place_field(None, description="the file; needed")
@@ -59,13 +65,19 @@ class Npz(Dataset):
         if file is None:
             raise UsageError("Data set 'npz' needs a file: give --set dataset.npz=FILE.")
         table = arrays_from_npz(file)
+        names = [str(label) for label in range(table.num_classes)]
+        self.config.class_groups(names)
         return source_of_arrays(
             table,
             file.stem,
-            [str(label) for label in range(table.num_classes)],
+            names,
             groups_note="An npz file says nothing of lesions or patients: images of one may lie in "
             "different parts.",
         )
+
+    def class_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """What the user named."""
+        return self.config.class_groups()
 
     def split(self, source: Source, protocol: str, seed: int) -> Split:
         """See `protocols`."""

@@ -78,6 +78,10 @@ class PadUfes20(StoredDataset):
         "imgs_part_3": 1_220_565_093,
     }
 
+    def class_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """The three skin cancers of its paper, whose SCC holds Bowen's disease."""
+        return {"melanoma": ("MEL",), "malignant": ("MEL", "BCC", "SCC")}
+
     def table(self, protocol: str) -> ImageTable:
         """Every row of metadata.csv.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ltbench.dataset import DATASETS
 from ltbench.datasets._medmnist import MedMnist, Release
 
@@ -49,3 +51,7 @@ class PathMnist(MedMnist):
         "The file names no groups. The test part is of another clinical centre; patches of one "
         "slide can be in training and validation."
     )
+
+    def class_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """The one class that is the cancer itself."""
+        return {"adenocarcinoma": ("colorectal adenocarcinoma epithelium",)}

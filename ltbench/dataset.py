@@ -236,6 +236,14 @@ class Dataset(ABC):
         """The protocol to use, for data sets where a name such as "auto" stands for another."""
         return protocol
 
+    def class_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Classes that clinical reports set together against the rest: names by group.
+
+        Such as {"melanoma": ("MEL",), "malignant": ("MEL", "BCC")}; the first is what is reported
+        first. It decides no result. Classes that a protocol leaves out may be named.
+        """
+        return {}
+
     def fetch(self, request: FetchRequest) -> None:
         """Download the files; nothing to do where pictures come with a package or from the user.
 

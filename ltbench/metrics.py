@@ -141,13 +141,13 @@ def evaluate(predictions: Predictions, train_counts: Sequence[int]) -> dict[str,
         VerificationError: nothing to score, a logit that is NaN or infinite, or arrays that do
             not fit each other.
     """
-    logits = _checked_logits(predictions)
+    logits = checked_logits(predictions)
     counts = _checked_counts(train_counts, predictions.class_names)
     targets, predicted = predictions.targets, logits.argmax(axis=1)
     num_images, num_classes = logits.shape
     confusion = confusion_matrix(targets, predicted, num_classes)
-    rows = _class_rows(confusion)
-    probabilities, log_probabilities = _softmax(logits)
+    rows = class_rows(confusion)
+    probabilities, log_probabilities = softmax(logits)
     rows["auc"] = _one_vs_rest_auc(targets, probabilities)
     raw_auc = _one_vs_rest_auc(targets, logits)
     mcc, kappa = _agreement(targets, predicted)
@@ -185,12 +185,12 @@ def validation_summary(predictions: Predictions) -> dict[str, Any]:
     Raises:
         VerificationError: as in `evaluate`.
     """
-    logits = _checked_logits(predictions)
+    logits = checked_logits(predictions)
     targets = predictions.targets
     confusion = confusion_matrix(targets, logits.argmax(axis=1), logits.shape[1])
-    rows = _class_rows(confusion)
+    rows = class_rows(confusion)
     return {
-        **_summary(confusion, rows, targets, _softmax(logits)[1]),
+        **_summary(confusion, rows, targets, softmax(logits)[1]),
         "per_class": {name: _nullable(rows[name]) for name in ("sensitivity", "f1")},
     }
 
@@ -206,7 +206,7 @@ def class_report(targets: np.ndarray, predicted: np.ndarray, num_classes: int) -
         predicted: the same of the predictions.
         num_classes: C.
     """
-    rows = _class_rows(confusion_matrix(targets, predicted, num_classes))
+    rows = class_rows(confusion_matrix(targets, predicted, num_classes))
     names = ("precision", "sensitivity", "f1", "support")
     return ClassScores(*(np.nan_to_num(rows[name].astype(np.float64)) for name in names))
 
@@ -238,7 +238,7 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, num_classes: in
 _ROW_RATES = ("precision", "sensitivity", "specificity", "f1", "auc")
 
 
-def _class_rows(confusion: np.ndarray) -> dict[str, np.ndarray]:
+def class_rows(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Per-class numbers (C,) by name; NaN where undefined."""
     hits = np.diagonal(confusion)
     support, guesses = confusion.sum(axis=1), confusion.sum(axis=0)
@@ -271,7 +271,7 @@ def _summary(
     }
 
 
-def _softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and their logarithms, float64 (N, C), finite for any finite float32 logits."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
@@ -363,7 +363,7 @@ def _nullable(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def _checked_logits(predictions: Predictions) -> np.ndarray:
+def checked_logits(predictions: Predictions) -> np.ndarray:
     """The logits as float64 (N, C), after every check that scoring relies on."""
     ids, targets = predictions.ids, predictions.targets
     logits = np.asarray(predictions.logits, dtype=np.float64)

@@ -9,9 +9,11 @@ from typing import Any
 from ltbench import provenance
 from ltbench.cell import Cell
 from ltbench.data.feed import Part
+from ltbench.dataset import Dataset
 from ltbench.files import sha256_hex
 from ltbench.metrics import evaluate
 from ltbench.predictions import Predictions
+from ltbench.registry import DATASETS
 from ltbench.results import RunFolder
 from ltbench.stage_reuse import taken_over
 from ltbench.stored_predictions import predictions_digest
@@ -86,6 +88,7 @@ def _cell_facts(cell: Cell) -> dict[str, Any]:
         "protocol": config.protocol,
         "protocol_notes": dict(cell.split.notes),
         "groups_note": cell.source.groups_note,
+        "group_noun": cell.source.group_noun,
         "data_notes": dict(cell.source.notes),
         "leak": None if cell.leak is None else cell.leak.as_note(),
         "recipe": config.recipe,
@@ -96,11 +99,22 @@ def _cell_facts(cell: Cell) -> dict[str, Any]:
         "split_seed": config.split_seed,
         "split_digest": cell.split_digest,
         "class_names": list(cell.source.class_names),
+        "class_groups": _class_groups(cell),
         "train_counts": list(cell.training.class_counts),
         "feedback_counts": None if cell.feedback is None else list(cell.feedback.class_counts),
         "uses_validation": cell.uses_validation and config.feedback_split == "validation",
         "feedback_split": config.feedback_split if cell.uses_validation else None,
     }
+
+
+def _class_groups(cell: Cell) -> dict[str, list[str]]:
+    """What the data set says of its classes, as far as this protocol has them."""
+    dataset: Dataset = DATASETS[cell.config.dataset_name](cell.config.dataset)
+    present = {
+        group: [name for name in names if name in cell.source.class_names]
+        for group, names in dataset.class_groups().items()
+    }
+    return {group: names for group, names in present.items() if names}
 
 
 def _machine(trainer: Trainer, cell: Cell) -> dict[str, Any]:

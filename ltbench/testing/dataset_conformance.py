@@ -78,6 +78,14 @@ class DatasetConformance:
         assert source.groups is None or len(source.groups) == count
         assert all(len(values) == count for values in source.metadata.values())
 
+    def test_class_groups(self, loaded: tuple[Dataset, Source]) -> None:
+        """Classes that reports set against the rest are classes, and leave a rest."""
+        dataset, source = loaded
+        for group, names in dataset.class_groups().items():
+            assert set(names) & set(source.class_names), f"{group}: none of {names} is a class"
+            assert not set(source.class_names) <= set(names), f"{group} leaves no rest"
+            assert len(set(names)) == len(names), f"{group} names a class twice"
+
     def test_images(self, loaded: tuple[Dataset, Source]) -> None:
         """Pictures, sizes and subsets agree."""
         images = loaded[1].images
