@@ -14,6 +14,7 @@ from ltbench.registry import DATASETS, METHODS, Registry, add_plugins, import_pl
 
 if TYPE_CHECKING:
     from ltbench.ablation import Ablation
+    from ltbench.clinical.evaluation import EvalOptions
     from ltbench.config import Request
     from ltbench.external import External
     from ltbench.grid.running import Grid
@@ -327,6 +328,40 @@ def external_test(
         protocol=protocol,
         map_file=_path(label_map),
     )
+
+
+def evaluate_run(
+    run: str | Path | Outcome,
+    options: EvalOptions | None = None,
+    *,
+    results: str | Path = DEFAULT_RESULTS,
+) -> dict[str, Any]:
+    """Evaluate a run again from its stored predictions; `bench.py eval --json` as a dict.
+
+    Args:
+        run: what `ltbench.run` gave, a folder (of an external test too), `<key>/seed-<n>`, or the
+            beginning of a key.
+        options: `ltbench.clinical.evaluation.EvalOptions`.
+    """
+    from ltbench.clinical.evaluation import evaluation
+    from ltbench.results import find_run
+
+    if not isinstance(run, str | Path):
+        return evaluation(run.folder, options)
+    return evaluation(find_run(Path(results), str(run)), options)
+
+
+def evaluate_seeds(
+    runs: Sequence[str | Path | Outcome],
+    options: EvalOptions | None = None,
+    *,
+    results: str | Path = DEFAULT_RESULTS,
+) -> dict[str, Any]:
+    """`evaluate_run` of the seeds of one configuration (`runs`), and their mean (`over_seeds`)."""
+    from ltbench.clinical.seeds import over_seeds
+
+    found = [evaluate_run(run, options, results=results) for run in runs]
+    return {"runs": found, "over_seeds": over_seeds(found)}
 
 
 def _path(given: str | Path | None) -> Path | None:

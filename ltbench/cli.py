@@ -13,6 +13,7 @@ import click
 from ltbench import api
 from ltbench.data_cli import data
 from ltbench.errors import LtbenchError, UsageError
+from ltbench.eval_cli import evaluate
 from ltbench.grid_cli import sweep
 from ltbench.options import (
     Commands,
@@ -327,6 +328,7 @@ def doctor(results: Path, as_json: bool) -> None:
 
 cli.add_command(data)
 cli.add_command(sweep)
+cli.add_command(evaluate)
 cli.add_command(tune)
 
 

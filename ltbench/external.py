@@ -205,6 +205,7 @@ def _record(
         "source_digest": source_digest(source),
         "image_digest": source.images.digest(),
         "groups_note": source.groups_note,
+        "group_noun": source.group_noun,
         "data_notes": dict(source.notes),
         "label_map": dict(names),
         "left_out": dict(left_out),

@@ -32,11 +32,12 @@ LAYERS = (
     "trainer rendering cell labels workers",
     "stage_reuse record runner repeat",
     "evidence",
+    "clinical clinical.*",
     "report report.*",
     "ablation",
     "trained external",
     "api catalogue listing inspection data_work console scaffold grid grid.* tuning tuning.*",
-    "options data_cli grid_cli tune_cli cli testing testing.*",
+    "options data_cli eval_cli grid_cli tune_cli cli testing testing.*",
     "__init__",
 )
 # Imports that go the wrong way, each with what would mend it.
