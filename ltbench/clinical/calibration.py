@@ -77,13 +77,13 @@ class Temperature:
 
     Attributes:
         value: in [1/50, 50]; above 1 where a model is too sure of itself.
-        at_bound: the fit ran into its bounds: validation has no image that is wrong (towards 0),
-            or none that is right (towards 50).
+        undetermined: no finite temperature is best. Where validation has no wrong image, smaller
+            ones are ever better, and 1 is kept; a model worse than chance ends at 50.
         num_images: of the validation part, one by one, whatever is decided together later.
     """
 
     value: float
-    at_bound: bool
+    undetermined: bool
     num_images: int
 
 
@@ -153,6 +153,8 @@ def fit_temperature(validation: Predictions | None) -> Temperature:
             "part. Leave --temperature out, or train under a protocol with validation."
         )
     rows = np.arange(len(validation.targets))
+    if (validation.logits.argmax(axis=1) == validation.targets).all():
+        return Temperature(1.0, True, len(rows))
 
     def loss(log_temperature: float) -> float:
         _, logs = log_softmax(soften(validation, math.exp(log_temperature)))
@@ -160,8 +162,8 @@ def fit_temperature(validation: Predictions | None) -> Temperature:
 
     bound = _LOG_TEMPERATURE_BOUND
     found = minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9})
-    at_bound = abs(float(found.x)) > bound - _AT_BOUND
-    return Temperature(math.exp(float(found.x)), at_bound, len(rows))
+    undetermined = abs(float(found.x)) > bound - _AT_BOUND
+    return Temperature(math.exp(float(found.x)), undetermined, len(rows))
 
 
 def calibration_errors(predictions: Predictions, num_bins: int = NUM_ECE_BINS) -> CalibrationErrors:

@@ -30,6 +30,7 @@ __all__ = ["EvalOptions", "Facts", "evaluation"]
 Facts = dict[str, Any]
 SCHEMA_VERSION: Final = 1
 _MIX: Final = 0.1
+_FEW_POSITIVES: Final = 30
 _GROUP_WORDS: Final = (LESION, "group")
 
 
@@ -111,11 +112,13 @@ def evaluation(folder: RunFolder, options: EvalOptions | None = None) -> Facts:
     decided = _decided(material, options, rule, positives)
     test, names, counts = decided.test, decided.test.class_names, material.train_counts
     right = test.logits.argmax(axis=1) == test.targets
+    against = _against(decided, positives, options)
     found: Facts = {
         **_about(material, decided, options),
+        "notes": [*_notes(material, decided, options), *_few(against)],
         "accuracy": asdict(proportion(right, test.groups, level=options.level)),
         "metrics": weighted_metrics(test, _ones(test)),
-        "against_rest": _against(decided, positives, options),
+        "against_rest": against,
         "calibration": asdict(
             calibration(decided.as_given, decided.scaled, decided.fitted, level=options.level)
         ),
@@ -163,7 +166,6 @@ def _about(material: Material, decided: _Decided, options: EvalOptions) -> Facts
         "num_groups": None if groups is None else len(set(groups.tolist())),
         "temperature": decided.fitted.value if decided.fitted and options.temperature else None,
         "level": options.level,
-        "notes": _notes(material, decided, options),
     }
 
 
@@ -193,6 +195,19 @@ def _notes(material: Material, decided: _Decided, options: EvalOptions) -> list[
             "Differences between subgroups are descriptive: they differ in their mix of classes, "
             "and nothing here tests them."
         )
+    return notes
+
+
+def _few(reports: Any) -> list[str]:
+    """Of thresholds that rest on few images of validation."""
+    notes = []
+    for one in reports if isinstance(reports, list) else ():
+        numbers = {point["validation"]["sensitivity"]["total"] for point in one["points"]}
+        if numbers and min(numbers) < _FEW_POSITIVES:
+            notes.append(
+                f"Thresholds for {one['name']} rest on {min(numbers)} such images of validation: "
+                "another validation part would give another threshold."
+            )
     return notes
 
 

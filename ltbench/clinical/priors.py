@@ -74,7 +74,7 @@ def class_prior(text: str, class_names: Sequence[str], train_counts: Sequence[in
         ratio = _ratio_of(match[2], text)
         return exponential_prior(train_counts, ratio, backward=match[1] == "backward")
     path = Path(text).expanduser()
-    if not path.suffix and not path.exists():
+    if not text.strip() or not (path.suffix or path.is_file()):
         raise UsageError(
             f"--prior: expected uniform, train, forward:R, backward:R with a ratio R such as 50, "
             f"or a CSV file with the columns class,share; got '{text}'."

@@ -93,8 +93,7 @@ def _against(found: Facts) -> str:
             [
                 f"{point['goal']} {_percent(point['wanted'])}",
                 f"{point['threshold']:.4g}",
-                _percent(point["validation"]["sensitivity"]["value"]),
-                _percent(point["validation"]["specificity"]["value"]),
+                *(_counts(point["validation"][name]) for name in ("sensitivity", "specificity")),
                 *(_rate(point["test"][name]) for name in ("sensitivity", "specificity")),
                 *(_percent(point["test"][name]["value"]) for name in ("ppv", "npv")),
             ]
@@ -120,8 +119,9 @@ def _calibration(errors: Facts, found: Facts) -> str:
     if scaled:
         fitted = errors["temperature"]
         titles.append(f"temperature {fitted['value']:.4f}")
-        bound = " (at the bound of the search)" if fitted["at_bound"] else ""
-        title += f"; temperature fitted on {fitted['num_images']} images of validation{bound}"
+        title += f"; temperature fitted on {fitted['num_images']} images of validation"
+        if fitted["undetermined"]:
+            title += ", which do not determine one"
     else:
         title += "; no validation part to fit a temperature on"
     bins = [
@@ -164,32 +164,41 @@ def _referral(found_referral: Facts, found: Facts) -> str:
 
 
 def _subgroup(fact: str, rows: Sequence[Facts], found: Facts) -> str:
-    names = [one["name"] for one in rows[0]["positives"]]
     titles = [fact, f"{found['unit']}s", "groups", "classes", "accuracy", "balanced", "F1", "AUC"]
-    for name in names:
-        titles += [f"{name}: n", "AUC", "sen", "spe"]
-    lines = []
-    for one in rows:
-        line = [
-            one["value"] + (" *" if one["small"] else ""),
-            one["num_images"],
-            one["num_groups"],
-            len(one["classes"]),
-            _rate(one["accuracy"], counts=False),
+    lines = [
+        [
+            _marked(one),
+            *(one["num_images"], one["num_groups"], len(one["classes"])),
+            _rate(one["accuracy"]),
             *(_percent(one[metric]) for metric in ("balanced_accuracy", "macro_f1", "macro_auc")),
         ]
-        for positive in one["positives"]:
-            rates = positive["rates"]
-            line += [positive["num_positive"], _percent(positive["auc"])]
-            line += [
-                _rate(rates[rate], counts=False) if rates else UNDEFINED
-                for rate in ("sensitivity", "specificity")
-            ]
-        lines.append(line)
-    text = f"By {fact}\n{_table(titles, lines)}"
+        for one in rows
+    ]
+    tables = [f"By {fact}; means are over the classes that occur\n{_table(titles, lines)}"]
+    for number, positive in enumerate(rows[0]["positives"]):
+        titles = [f"{positive['name']}, by {fact}", "positive", "AUC", "sensitivity", "specificity"]
+        lines = [
+            [_marked(one), *_positive_cells(one["positives"][number], one["num_images"])]
+            for one in rows
+        ]
+        tables.append(_table(titles, lines))
+    text = "\n\n".join(tables)
     if any(one["small"] for one in rows):
         text += f"\n* fewer than {SMALL_BELOW} {found['unit']}s"
     return text
+
+
+def _positive_cells(positive: Facts, num_images: int) -> list[str]:
+    rates = positive["rates"]
+    return [
+        f"{positive['num_positive']} of {num_images}",
+        _percent(positive["auc"]),
+        *(_rate(rates[rate]) if rates else UNDEFINED for rate in ("sensitivity", "specificity")),
+    ]
+
+
+def _marked(subgroup: Facts) -> str:
+    return f"{subgroup['value']}{' *' if subgroup['small'] else ''}"
 
 
 def _cost(cost: Facts, found: Facts) -> str:
@@ -238,11 +247,15 @@ def _how(found: Facts) -> str:
     )
 
 
-def _rate(one: Facts, *, counts: bool = True) -> str:
+def _rate(one: Facts) -> str:
     if one["value"] is None:
         return UNDEFINED
-    text = f"{_percent(one['value'])} [{_percent(one['low'])}, {_percent(one['high'])}]"
-    return f"{text} {one['hits']}/{one['total']}" if counts else text
+    interval = f"[{_percent(one['low'])}, {_percent(one['high'])}]"
+    return f"{_percent(one['value'])} {interval} {one['hits']}/{one['total']}"
+
+
+def _counts(one: Facts) -> str:
+    return f"{_percent(one['value'])} {one['hits']}/{one['total']}"
 
 
 def _metric(name: str, value: float | None) -> str:
