@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -120,7 +120,14 @@ def _after_temperature(before: Calibration) -> Numbers:
 
 
 def _number(name: str, folder: RunFolder) -> float | None:
-    return clinical_numbers(folder)[name]
+    digests = folder.record().get("digests") or {}
+    return _once(folder, digests.get("val"), digests.get("test"))[name]
+
+
+@lru_cache(maxsize=4096)
+def _once(folder: RunFolder, _val: str | None, _test: str | None) -> Numbers:
+    """All numbers of a run are computed together, for the first of its columns."""
+    return clinical_numbers(folder)
 
 
 def _column(name: str, title: str, definition: str, **how: Any) -> Column:

@@ -16,8 +16,10 @@ from made_runs import COUNTS, predictions, run_folder
 
 import ltbench
 from ltbench import stored_predictions
+from ltbench.clinical.calibration import fit_temperature
 from ltbench.clinical.columns import CLINICAL, clinical_numbers
 from ltbench.clinical.evaluation import EvalOptions, evaluation
+from ltbench.clinical.probabilities import soften
 from ltbench.clinical.seeds import over_seeds
 from ltbench.clinical.units import one_a_unit
 from ltbench.errors import DataMissingError, UsageError, VerificationError
@@ -75,6 +77,21 @@ def test_temperature_moves_probabilities_and_no_decision(run):
     assert plain["metrics"]["accuracy"] == scaled["metrics"]["accuracy"]
     assert scaled["metrics"]["ece"] == pytest.approx(plain["calibration"]["scaled"]["ece"])
     assert plain["calibration"] == scaled["calibration"]
+    fitted = fit_temperature(run.read_predictions("val")).value
+    by_hand = evaluate(soften(run.read_predictions("test"), fitted), COUNTS)
+    assert scaled["metrics"]["ece"] == pytest.approx(by_hand["ece"], abs=1e-12)
+    assert scaled["metrics"]["ece"] != pytest.approx(plain["metrics"]["ece"], abs=1e-4)
+
+
+def test_thresholds_are_those_of_scaled_validation(tmp_path):
+    """Of two classes the log-odds are divided by the temperature, and no rate moves."""
+    val, test = (predictions(120, seed=s, class_names=("MEL", "NV")) for s in (1, 2))
+    run = run_folder(tmp_path, val=val, test=test, counts=(20, 80))
+    plain, scaled = (evaluation(run, EvalOptions(temperature=t)) for t in (False, True))
+    one, two = (found["against_rest"][0]["points"] for found in (plain, scaled))
+    for before, after in zip(one, two, strict=True):
+        assert after["log_odds"] == pytest.approx(before["log_odds"] / scaled["temperature"])
+        assert after["test"] == before["test"]
 
 
 def test_max_asks_for_one_group_of_classes(run):
@@ -189,11 +206,11 @@ def test_seeds_of_one_row(tmp_path):
 
 
 def test_what_is_undefined_for_a_seed_is_undefined_for_the_row(tmp_path):
-    runs = [evaluation(run_folder(tmp_path, seed=seed)) for seed in range(2)]
+    runs = [evaluation(run_folder(tmp_path, seed=seed)) for seed in range(3)]
     runs[1]["metrics"]["macro_auc"] = None
     runs[1]["against_rest"] = {"refused": "no reason"}
     summary = over_seeds(runs)
-    assert summary["macro_auc"] == {"mean": None, "sd": None, "num_seeds": 2}
+    assert summary["macro_auc"] == {"mean": None, "sd": None, "num_seeds": 3}
     assert summary["melanoma: AUC"]["mean"] is None
     assert over_seeds(runs[:1])["accuracy"]["sd"] is None
 

@@ -123,6 +123,8 @@ def test_order_and_numbering_decide_nothing(positive):
     assert set(again.classes) == set(one.classes)
     assert again.points == one.points
     assert again.auc == one.auc
+    odds, others = log_odds(test, positive.indices), log_odds(moved[1], renamed.indices)
+    assert np.array_equal(odds, others), "a last bit decides ties"
 
 
 def test_without_validation_no_threshold():
