@@ -236,6 +236,10 @@ class TestExternal:
             right = predictions["test/logits"].argmax(1) == predictions["test/targets"]
         assert record["metrics"]["test"]["accuracy"] == pytest.approx(right.mean())
         assert "other" not in bench("table").out
+        clinical = bench("eval", stored.parent, "--positive", "mel", "--per-lesion")
+        assert clinical.code == 0, clinical.err
+        assert "external test" in clinical.out
+        assert "mel against the rest" in clinical.out
 
     def test_gives_the_logits_of_the_run_for_its_own_pictures(self, place, bench, key):
         """Read back from its folder, the method is the one that was tested."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ltbench.errors import VerificationError
 from ltbench.predictions import Predictions
-from ltbench.results import RunFolder
+from ltbench.results import SCHEMA_VERSION, RunFolder
 from ltbench.stored_predictions import predictions_digest
 
 __all__ = ["Material", "read_material"]
@@ -67,13 +67,14 @@ def read_material(folder: RunFolder) -> Material:
 
     Raises:
         DataMissingError: the run is not done, or its predictions are gone.
-        VerificationError: a file is damaged, or predictions are not those of the record.
+        VerificationError: a file is damaged or of another schema version, or predictions are not
+            those of the record.
     """
-    record = folder.record()
+    record = _known_record(folder)
     origin, trained = folder, record
     if "trained_on" in record:
         origin = RunFolder(folder.path.parents[1])
-        trained = origin.record()
+        trained = _known_record(origin)
     test = _read(folder, record, "test")
     validation = None
     if trained["metrics"].get("val") is not None:
@@ -85,6 +86,16 @@ def read_material(folder: RunFolder) -> Material:
             "predictions from a copy, or run the cell again."
         )
     return Material(folder, record, trained, validation, test)
+
+
+def _known_record(folder: RunFolder) -> Mapping[str, Any]:
+    record = folder.record()
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise VerificationError(
+            f"{folder.path} has a record of schema version {record['schema_version']}, expected "
+            f"{SCHEMA_VERSION}. Read it with the ltbench that wrote it, or run the cell again."
+        )
+    return record
 
 
 def _read(folder: RunFolder, record: Mapping[str, Any], part: str) -> Predictions:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 from made_runs import COUNTS, predictions, run_folder
@@ -20,11 +22,13 @@ from ltbench.clinical.calibration import fit_temperature
 from ltbench.clinical.columns import CLINICAL, clinical_numbers
 from ltbench.clinical.evaluation import EvalOptions, evaluation
 from ltbench.clinical.probabilities import soften
+from ltbench.clinical.rendering import render
 from ltbench.clinical.seeds import over_seeds
 from ltbench.clinical.units import one_a_unit
 from ltbench.errors import DataMissingError, UsageError, VerificationError
 from ltbench.files import canonical_json, write_json
 from ltbench.metrics import evaluate
+from ltbench.predictions import Predictions
 
 COSTS = "truth,MEL,NV,BCC,DF\nMEL,0,10,2,10\nNV,1,0,1,1\nBCC,1,4,0,4\nDF,1,0.5,1,0\n"
 
@@ -237,6 +241,54 @@ def test_columns_of_the_table(run, tmp_path):
     missing = {name for name, value in numbers.items() if value is None}
     assert {"positive_auc", "temperature", "risk_at_90_coverage"} <= missing
     assert {"aurc", "adaptive_ece", "lesion_balanced_accuracy"} <= set(numbers) - missing
+
+
+def test_records_of_other_versions_are_refused(run):
+    record = {**run.record(), "schema_version": 99}
+    write_json(run.path / "record.json", record)
+    with pytest.raises(VerificationError, match="schema version 99"):
+        evaluation(run)
+
+
+@st.composite
+def small_parts(draw):
+    """Validation and test of very few images: ties, absent classes, one image."""
+    num_classes = draw(st.integers(2, 4))
+    parts = []
+    for _ in range(2):
+        num = draw(st.integers(1, 7))
+        ints = st.integers(-3, 3)
+        logits = draw(st.lists(ints, min_size=num * num_classes, max_size=num * num_classes))
+        targets = draw(st.lists(st.integers(0, num_classes - 1), min_size=num, max_size=num))
+        sexes = draw(st.lists(st.sampled_from(["m", "f", ""]), min_size=num, max_size=num))
+        part = Predictions(
+            ids=np.array([f"i{i}" for i in range(num)]),
+            targets=np.array(targets, dtype=np.int64),
+            logits=np.array(logits, dtype=np.float32).reshape(num, num_classes),
+            class_names=tuple("abcd"[:num_classes]),
+            groups=np.array([f"g{t}" for t in targets]),  # one class a group
+            metadata={"sex": np.array(sexes)},
+        )
+        parts.append(part)
+    return parts
+
+
+@settings(max_examples=40, deadline=None)
+@given(small_parts(), st.sampled_from([None, "mean"]), st.booleans())
+def test_few_images_never_break_it(tmp_path_factory, parts, rule, temperature):
+    val, test = parts
+    counts = (9, 5, 5, 1)[: len(test.class_names)]
+    declared = {"class_groups": {"first": ["a"]}}
+    folder = tmp_path_factory.mktemp("few")
+    run = run_folder(folder, val=val, test=test, counts=counts, **declared)
+    options = EvalOptions(
+        by=("sex",), prior=("forward:50",), per_lesion=rule, temperature=temperature
+    )
+    found = evaluation(run, options)
+    canonical_json(found)  # refuses NaN and infinities
+    assert render(found)
+    assert sum(one["num_images"] for one in found["subgroups"]["sex"]) == found["num_units"]
+    assert set(clinical_numbers(run)) == set(CLINICAL)
 
 
 def test_the_command_prints_a_report(bench, run, cost_file, tmp_path):

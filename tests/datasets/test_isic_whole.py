@@ -103,6 +103,11 @@ def test_the_commands_one_after_the_other(served, tmp_path, monkeypatch, bench):
     assert "two lesions of one patient can be in two parts" in table
     (file,) = tmp_path.rglob("predictions.npz")
     facts_are_carried(file)
+    asked = ("--per-lesion", "--by", "source", "--by", "age", "--prior", "backward:50")
+    clinical = bench("eval", file.parent, *asked)
+    assert clinical.code == 0, clinical.err
+    for text in ("melanoma (MEL) against the rest", "malignant (MEL, BCC, SCC)", "By source"):
+        assert text in clinical.out
 
 
 def facts_are_carried(file):
