@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltbench.errors import InterruptedRunError
-from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED, PROGRAM
+from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED
 from ltbench.registry import DATASETS, METHODS, Registry, add_plugins, import_plugins
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from ltbench.external import External
     from ltbench.grid.running import Grid
     from ltbench.launchers.choice import LaunchOptions
-    from ltbench.report.tables import Table
+    from ltbench.report.tables import Format, Table
     from ltbench.runner import Outcome, Place
     from ltbench.tuning.session import Tuned
 
@@ -256,27 +255,50 @@ def run_seed(request: Request, seed: int, place: Place) -> Outcome:
 
 def table(
     *,
-    results: str | Path = DEFAULT_RESULTS,
+    results: str | Path | Sequence[str | Path] = DEFAULT_RESULTS,
     methods: Sequence[str] | None = None,
-    dataset: str | None = None,
+    dataset: str | Sequence[str] | None = None,
     protocol: str | None = None,
-    table_format: Literal["md", "csv"] = "md",
+    preset: Literal["paper", "tail", "clinical", "compute"] | None = None,
+    table_format: Format = "md",
+    with_published: bool = False,
+    per_class: bool = False,
+    bold: bool | None = None,
+    mixed: bool = False,
+    sort: str | None = None,
 ) -> tuple[str, list[str]]:
-    """(the comparison tables of the stored runs, notes on records that were left out)."""
-    from ltbench.errors import DataMissingError
-    from ltbench.report.tables import comparison
-    from ltbench.results import read_records
+    """(the comparison tables of the stored runs, notes on records that were left out).
 
-    records, notes = read_records(
-        Path(results), methods=methods, dataset=dataset, protocol=protocol
+    Args:
+        results: one folder, or several.
+        preset: columns and arrangement; None for a table a data set.
+        with_published: whether papers' figures stand below, apart.
+        per_class: whether a table of every class follows.
+        bold: whether rows that cannot be told from the best are bold, which reads predictions;
+            None for what the preset does.
+        mixed: whether several protocols or splits may share a table.
+        sort: a column by which rows are ordered, best first.
+
+    Raises:
+        DataMissingError: no finished run fits.
+        UsageError: several protocols in one table.
+    """
+    from ltbench.report.command import comparison_text
+
+    roots = [results] if isinstance(results, str | Path) else list(results)
+    return comparison_text(
+        [Path(root) for root in roots],
+        methods=methods,
+        datasets=[dataset] if isinstance(dataset, str) else dataset,
+        protocol=protocol,
+        preset=preset,
+        table_format=table_format,
+        with_published=with_published,
+        per_class=per_class,
+        bold=bold,
+        mixed=mixed,
+        sort=sort,
     )
-    if not records:
-        raise DataMissingError(
-            "\n".join([*notes, f"No finished run in {results} fits. Run one first: "])
-            + f"{shlex.join(PROGRAM)} run --method NAME --dataset NAME"
-        )
-    tables = comparison(records)
-    return write_tables(tables, table_format), notes
 
 
 def audit_data(
@@ -334,9 +356,8 @@ def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def write_tables(tables: Sequence[Table], table_format: Literal["md", "csv"]) -> str:
+def write_tables(tables: Sequence[Table], table_format: Format) -> str:
     """Tables one below the other."""
-    from ltbench.report.tables import to_csv, to_markdown
+    from ltbench.report.tables import single_sheets, written
 
-    write = to_markdown if table_format == "md" else to_csv
-    return "\n\n".join(write(one).rstrip("\n") for one in tables) + "\n"
+    return written(single_sheets(tables), table_format)
