@@ -20,7 +20,8 @@ PLUGINS = {
 # a package's modules.
 LAYERS = (
     "errors functional predictions columns program",
-    "files migrations owner spawning registry settings explain provenance tensorboard recipes recipes.*",
+    "files migrations owner spawning registry settings explain provenance tensorboard "
+    "recipes recipes.*",
     "launchers launchers.*",
     "method dataset",
     "data data.* views views.* intake intake.* store store.* fetch fetch.* models metrics "

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ltbench.report.footer import DAGGER, block_titles, counts, footer, keys_line
-from ltbench.report.published import Published
+from ltbench.report.published import Beside, Published
 from ltbench.report.quantities import Quantity
 from ltbench.report.rows import Cell, Row, Table, row_names, shown_keys
 from ltbench.report.sheet import MISSING, UNDEFINED, Column, Entry, Line, Sheet
@@ -17,40 +17,16 @@ from ltbench.report.sheet import MISSING, UNDEFINED, Column, Entry, Line, Sheet
 def single(table: Table, published: Published | None = None, title: str = "Test results") -> Sheet:
     """The sheet of one table: a line a row, or a line a class and row."""
     names = row_names(table.rows)
-    of_classes = any(row.of_class for row in table.rows)
-    shown = shown_keys(table.rows)
-    facts = [Column("class", numeric=False, names_row=True)] if of_classes else []
-    facts += [Column("train (images)"), Column("test (images)")] if of_classes else []
-    facts += [
-        Column("method", numeric=False, names_row=not of_classes),
-        Column("key", numeric=False),
-        Column("seeds"),
-    ]
-    columns = [*facts, *(_column(quantity) for quantity in table.quantities)]
-    lines, before = [], None
-    for row in table.rows:
-        own = [
-            *_class_entries(row),
-            Entry(_label(row)),
-            Entry(shown[row.key]),
-            Entry(_seeds([row])),
-        ]
-        cells = [_entry(row.cells[q.name], q) for q in table.quantities]
-        begins = of_classes and before is not None and row.of_class != before
-        lines.append(Line((*own, *cells), begins_section=begins))
-        before = row.of_class
+    facts = _fact_columns(table)
+    lines = _lines(table)
     found = None if published is None else published.beside([table])
     if found is not None:
-        blanks = [Entry("")] * (len(facts) - 1)
-        lines += [
-            Line((Entry(row.label), *blanks, *map(Entry, row.texts)), published=True)
-            for row in found.rows
-        ]
+        lines += _published_lines(found, len(facts))
     size = counts(table)
     return Sheet(
         caption=f"{title} on {table.dataset}, protocol {table.protocol}"
         + (f": {size}" if size else ""),
-        columns=tuple(columns),
+        columns=(*facts, *(_column(quantity) for quantity in table.quantities)),
         lines=tuple(lines),
         footer=(*footer([table], names), *table.notes, *(found.notes if found else ())),
         values=(*_values(table), *(found.values if found else ())),
@@ -80,10 +56,7 @@ def side_by_side(
         lines.append(Line(tuple(entries)))
     found = None if published is None else published.beside(tables)
     if found is not None:
-        lines += [
-            Line((Entry(row.label), Entry(""), *map(Entry, row.texts)), published=True)
-            for row in found.rows
-        ]
+        lines += _published_lines(found, 2)
     notes = list(dict.fromkeys(note for table in tables for note in table.notes))
     missing = _missing(joints, titles)
     return Sheet(
@@ -102,6 +75,43 @@ def side_by_side(
             *(found.values if found else ()),
         ),
     )
+
+
+def _fact_columns(table: Table) -> list[Column]:
+    """The columns that say which row it is."""
+    method = [Column("method", numeric=False, names_row=True), Column("key", numeric=False)]
+    if any(row.of_class for row in table.rows):
+        about = [Column("class", numeric=False, names_row=True)]
+        about += [Column("training", "images"), Column("test", "images")]
+        return [*about, *method, Column("seeds")]
+    return [*method, Column("seeds")]
+
+
+def _lines(table: Table) -> list[Line]:
+    """Our rows; those of one class between rules."""
+    shown = shown_keys(table.rows)
+    lines: list[Line] = []
+    before = None
+    for row in table.rows:
+        own = [
+            *_class_entries(row),
+            Entry(_label(row)),
+            Entry(shown[row.key]),
+            Entry(_seeds([row])),
+        ]
+        cells = [_entry(row.cells[quantity.name], quantity) for quantity in table.quantities]
+        begins = before is not None and row.of_class != before
+        lines.append(Line((*own, *cells), begins_section=begins))
+        before = row.of_class
+    return lines
+
+
+def _published_lines(found: Beside, num_facts: int) -> list[Line]:
+    blanks = [Entry("")] * (num_facts - 1)
+    return [
+        Line((Entry(row.label), *blanks, *map(Entry, row.texts)), published=True)
+        for row in found.rows
+    ]
 
 
 def _column(quantity: Quantity) -> Column:

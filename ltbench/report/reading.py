@@ -239,21 +239,16 @@ def read(
         notes += messages
         for record in records:
             run = record["dataset"], record["protocol"], record["key"], record["seed"]
-            if run in found and _different_results(found[run], record):
-                raise VerificationError(
-                    f"{found[run]['folder']} and {record['folder']} are one run with different "
-                    "results. Expected copies of one run to have one digest: keep the folder "
-                    "that is right, and leave out the other."
-                )
-            if run in found and found[run]["folder"] != record["folder"]:
+            if run in found:
+                _check_same(found[run], record)
                 twice.append(record["folder"])
-                continue
-            found[run] = record
+            else:
+                found[run] = record
     if twice:
         more = f" and {len(twice) - _NUM_NAMED} more" if len(twice) > _NUM_NAMED else ""
         notes.append(
-            f"Counted once: {len(twice)} runs lie in several of the folders, with the same "
-            f"digest: {', '.join(twice[:_NUM_NAMED])}{more}."
+            f"Counted once: {len(twice)} runs are in several places, with the same digest: "
+            f"{', '.join(twice[:_NUM_NAMED])}{more}."
         )
     return _in_order(list(found.values()), names), notes
 
@@ -276,7 +271,13 @@ def _different(roots: Iterable[Path]) -> list[Path]:
     return list({root.expanduser().resolve(): root for root in roots}.values())
 
 
-def _different_results(one: Record, other: Record) -> bool:
-    if one.get("digest") and other.get("digest"):
-        return bool(one["digest"] != other["digest"])
-    return bool(one["metrics"] != other["metrics"])
+def _check_same(one: Record, other: Record) -> None:
+    """Refuse two results of one run."""
+    named = one.get("digest") and other.get("digest")
+    same = one["digest"] == other["digest"] if named else one["metrics"] == other["metrics"]
+    if not same:
+        raise VerificationError(
+            f"{one['folder']} and {other['folder']} are one run with different results. Expected "
+            "copies of one run to have one digest: keep the folder that is right, and leave out "
+            "the other."
+        )
