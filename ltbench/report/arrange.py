@@ -11,7 +11,7 @@ from ltbench.report.footer import DAGGER, block_titles, counts, footer, keys_lin
 from ltbench.report.published import Beside, Published
 from ltbench.report.quantities import Quantity
 from ltbench.report.rows import Cell, Row, Table, row_names, shown_keys
-from ltbench.report.sheet import MISSING, UNDEFINED, Column, Entry, Line, Sheet
+from ltbench.report.sheet import MISSING, UNDEFINED, Column, Entry, Line, Sheet, slug
 
 
 def single(table: Table, published: Published | None = None, title: str = "Test results") -> Sheet:
@@ -24,6 +24,7 @@ def single(table: Table, published: Published | None = None, title: str = "Test 
         lines += _published_lines(found, len(facts))
     size = counts(table)
     return Sheet(
+        name=slug(title, table.dataset, table.protocol),
         caption=f"{title} on {table.dataset}, protocol {table.protocol}"
         + (f": {size}" if size else ""),
         columns=(*facts, *(_column(quantity) for quantity in table.quantities)),
@@ -60,7 +61,8 @@ def side_by_side(
     notes = list(dict.fromkeys(note for table in tables for note in table.notes))
     missing = _missing(joints, titles)
     return Sheet(
-        caption=f"{title} on {_and(titles)}",
+        name=slug(title, *titles, tables[0].protocol),
+        caption=_caption(tables, titles, title),
         columns=tuple(columns),
         lines=tuple(lines),
         footer=(
@@ -115,7 +117,7 @@ def _published_lines(found: Beside, num_facts: int) -> list[Line]:
 
 
 def _column(quantity: Quantity) -> Column:
-    return Column(quantity.title, unit=quantity.unit)
+    return Column(quantity.title, unit=quantity.unit, numeric=not quantity.words)
 
 
 def _entry(cell: Cell, quantity: Quantity) -> Entry:
@@ -124,8 +126,8 @@ def _entry(cell: Cell, quantity: Quantity) -> Entry:
     if cell.mean is None:
         return Entry(UNDEFINED)
     text = quantity.shown(cell.mean)
-    # Parameters are the same for every seed; times never are.
-    if cell.sd is not None and (cell.sd > 0 or quantity.metric):
+    # Parameters are the same for every seed; that of rates is worth saying.
+    if cell.sd is not None and (cell.sd > 0 or quantity.higher_is_better is not None):
         text += f" \N{PLUS-MINUS SIGN} {quantity.shown(cell.sd)}"
     return Entry(text, bold=cell.bold)
 
@@ -197,6 +199,14 @@ def _missing(joints: Sequence[tuple[str, list[Row | None]]], titles: Sequence[st
         if names:
             told.append(f"{', '.join(names)} on {title}")
     return [f"{MISSING}: no finished run: {'; '.join(told)}."] if told else []
+
+
+def _caption(tables: Sequence[Table], titles: Sequence[str], title: str) -> str:
+    sizes = [counts(table) for table in tables]
+    blocks = [f"{t} ({size})" if size else t for t, size in zip(titles, sizes, strict=True)]
+    protocols = list(dict.fromkeys(table.protocol for table in tables))
+    protocol = f", protocol {protocols[0]}" if len(protocols) == 1 else ""
+    return f"{title} on {_and(blocks)}{protocol}"
 
 
 def _and(names: Sequence[str]) -> str:

@@ -22,22 +22,20 @@ def to_html(sheets: Iterable[Sheet], title: str = "Comparison") -> str:
     return template.render(title=one_line(title), tables=bodies, style=stylesheet())
 
 
-def fragment(sheet: Sheet, name: str = "table") -> Any:
+def fragment(sheet: Sheet, name: str = "table") -> str:
     """The table and its footer alone, for a page that has `stylesheet`.
 
     Args:
         name: an id that is unique on the page.
 
     Returns:
-        Markup, which Jinja does not escape again.
+        HTML, every text in it escaped.
     """
-    from markupsafe import Markup
-
     columns = [
         {"heading": one_line(c.heading), "numeric": c.numeric, "names_row": c.names_row}
         for c in sheet.columns
     ]
-    text = _template("table.html.j2").render(
+    return _template("table.html.j2").render(
         name=name,
         caption=one_line(sheet.caption),
         groups=_groups(sheet),
@@ -46,7 +44,6 @@ def fragment(sheet: Sheet, name: str = "table") -> Any:
         published=PUBLISHED,
         footer=[one_line(line) for line in sheet.footer],
     )
-    return Markup(text)
 
 
 @cache
@@ -87,7 +84,11 @@ def _template(name: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.from_string(_file(name))
 

@@ -125,8 +125,7 @@ def _long(sheet: Sheet) -> list[str]:
 
 
 def _caption(sheet: Sheet) -> list[str]:
-    slug = re.sub(r"[^a-z0-9]+", "-", sheet.caption.lower()).strip("-") or "table"
-    return [rf"\caption{{{escaped(sheet.caption)}}}", rf"\label{{tab:{slug}}}"]
+    return [rf"\caption{{{escaped(sheet.caption)}}}", rf"\label{{tab:{sheet.name}}}"]
 
 
 def _alignment(sheet: Sheet) -> str:

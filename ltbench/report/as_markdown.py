@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from tabulate import tabulate
 
 from ltbench.report.sheet import Column, Line, Sheet, one_line
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in "\\|_*`[~$"} | _ENTITIES)
+_ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in "\\|*`[~$"} | _ENTITIES)
+_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word it starts no emphasis
 PUBLISHED = "published figures, not ranked:"
 
 
@@ -31,7 +34,7 @@ def to_markdown(sheet: Sheet) -> str:
 
 def escaped(text: str) -> str:
     """`text` so that Markdown shows it as it is, also inside a table; line breaks are spaces."""
-    return one_line(text).translate(_ESCAPES)
+    return _UNDERSCORE.sub(r"\\_", one_line(text).translate(_ESCAPES))
 
 
 def _heading(column: Column) -> str:

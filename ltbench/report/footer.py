@@ -95,11 +95,19 @@ def _of_data(table: Table, names: Mapping[str, str], of: str) -> list[str]:
         return _said((names[record["key"]], value(record)) for record in records)
 
     size = counts(table)
+    words: dict[tuple[int, int], str] = {}  # of notes that records share, by their identity
+
+    def notes(record: Record) -> str:
+        one = id(record.get("protocol_notes")), id(record.get("data_notes"))
+        if one not in words:
+            words[one] = _notes(record)
+        return words[one]
+
     return [
         f"Data set: {table.dataset}. Protocol: {table.protocol}. "
         f"Split: {table.split_digest[:12]}. {_images(records[0])}"
         f"Results are of its test part{f': {size}' if size else ''}.",
-        f"Protocol notes{of}: {said(_notes)}.",
+        f"Protocol notes{of}: {said(notes)}.",
         f"Groups{of}: {said(_groups)}.",
         f"Leak{of}: {said(leak)}.",
     ]

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltbench.errors import UsageError
-from ltbench.metrics import GROUP_BOUNDS, METRICS
+from ltbench.metrics import GROUP_BOUNDS
 from ltbench.report.quantities import (
     CLINICAL_METRICS,
     DEFAULT_METRICS,
     PAPER_METRICS,
-    TAIL_METRICS,
     Quantity,
     Record,
     ledger,
     of_class,
     of_metrics,
+    tail,
 )
 from ltbench.report.rows import OfClass, Row, Table, grouped, row_of
 
@@ -134,9 +134,8 @@ def _groups_note(table: Table) -> list[str]:
         told = f"{len(classes)} classes ({listed})" if classes else "no such class"
         parts.append(f"{name}: {told} with {bounds} training images")
     return [
-        f"Sensitivity, mean over the classes of a group. {'; '.join(parts)}. Sen: over all "
-        "classes; worst class: the smallest of any class, which may be another one for each row "
-        "and seed."
+        f"Sensitivity, mean over the classes of a group. {'; '.join(parts)}. Worst class: "
+        "the smallest of any class, which may be another one for each row and seed."
     ]
 
 
@@ -144,14 +143,14 @@ def _cost_note(table: Table) -> list[str]:
     tuned = any(record.get("tuning") for record in table.records)
     return [
         "Cost of one run, mean over seeds: training is the steps alone, wall time has validation, "
-        "over all sessions; images seen count every view of the first stream once; memory is the "
-        "peak of one device, of the process where that is a CPU. Rows of different devices are "
-        "not comparable in time." + ("" if tuned else " No row is tuned.")
+        "over all sessions; images seen are those of the first stream, however many views; memory "
+        "is the peak of one device, of the process where that is a CPU. Rows of different devices "
+        "are not comparable in time." + ("" if tuned else " No row is tuned.")
     ]
 
 
 def _definitions(table: Table) -> list[str]:
-    told = [f"{q.title}: {METRICS[q.name].definition}" for q in table.quantities if q.metric]
+    told = [f"{q.title}: {q.definition}" for q in table.quantities if q.definition]
     return [f"{'; '.join(told)}."]
 
 
@@ -163,7 +162,7 @@ LAYOUTS: Mapping[str, Layout] = {
         lambda _: of_metrics(PAPER_METRICS), "Test results", side_by_side=True, bold=True
     ),
     "tail": Layout(
-        lambda _: of_metrics(TAIL_METRICS),
+        lambda _: tail(),
         "Sensitivity by size of class",
         bold=True,
         notes=_groups_note,

@@ -19,6 +19,7 @@ from ltbench.report.rows import Table
 from ltbench.report.sheet import MISSING
 
 Evidence = Literal["paper", "supplement", "authors", "third party"]
+OTHER = "other"  # a protocol that ltbench does not have
 _NONE = "-"  # stands in a row for a figure that its source does not give
 
 
@@ -179,14 +180,26 @@ class Published:
 
     def beside(self, tables: Sequence[Table]) -> Beside | None:
         """The rows that fit the data sets and columns of tables side by side; None for none."""
-        found: dict[tuple[str, str, str], dict[tuple[int, str], Figure]] = {}
-        for place, table in enumerate(tables):
-            for figure in self._figures:
-                if figure.column.metric in table.metrics and self._fits(figure, table):
-                    name = figure.paper, figure.table, figure.row.row
-                    found.setdefault(name, {})[place, figure.column.metric] = figure
-        if not found:
+        fitting = [
+            (place, figure)
+            for place, table in enumerate(tables)
+            for figure in self._figures
+            if figure.column.metric in table.metrics and self._fits(figure, table)
+        ]
+        if not fitting:
             return None
+        # The nearest to our rows first: of their protocol, and read at their source.
+        protocols = {table.protocol for table in tables}
+        fitting.sort(
+            key=lambda one: (
+                one[1].about.protocol not in protocols,
+                one[1].about.evidence == "third party",
+            )
+        )
+        found: dict[tuple[str, str, str], dict[tuple[int, str], Figure]] = {}
+        for place, figure in fitting:
+            name = figure.paper, figure.table, figure.row.row
+            found.setdefault(name, {})[place, figure.column.metric] = figure
         numbers: dict[tuple[str, str], int] = {}
         rows = []
         for (paper, source_table, label), cells in found.items():
@@ -268,7 +281,7 @@ def _shown(figure: Figure | None) -> str:
     if figure is None:
         return MISSING
     if figure.about.unit == "fraction" and METRICS[figure.column.metric].percent:
-        return format(Decimal(figure.text) * 100, "f")
+        return format(Decimal(figure.text).scaleb(2), "f")
     return figure.text
 
 
@@ -277,7 +290,10 @@ def _notes(
     figures: Sequence[tuple[int, Figure]],
     numbers: Mapping[tuple[str, str], int],
 ) -> list[str]:
-    lines = ["In italics: published figures, apart from the ranking, never bold or averaged."]
+    lines = [
+        "In italics: published figures, apart from the ranking, never bold or averaged; "
+        f"{MISSING}: not given there."
+    ]
     for (paper, name), number in numbers.items():
         of_source = [f for _, f in figures if (f.paper, f.table) == (paper, name)]
         lines.append(f"[{number}] {_source_line(of_source)}.")
@@ -285,12 +301,13 @@ def _notes(
     for place, figure in figures:
         ours, theirs = tables[place].protocol, figure.about.protocol
         if ours != theirs:
-            text = f"those of {figure.column.dataset} are of protocol {theirs}, our rows of {ours}"
-            differing[text] = None
+            split = "another split than any here" if theirs == OTHER else f"protocol {theirs}"
+            number = numbers[figure.paper, figure.table]
+            differing[f"[{number}] on {figure.column.dataset} is of {split}"] = None
     if differing:
         lines.append(
-            f"Published figures of another protocol than our rows: {'; '.join(differing)}. They "
-            "are of other images and for orientation alone."
+            f"Not of our rows' protocol: {'; '.join(differing)}. Other images were tested there: "
+            "for orientation alone."
         )
     return lines
 
@@ -308,7 +325,7 @@ def _source_line(figures: Sequence[Figure]) -> str:
     settings = dict.fromkeys(f"{f.row.row}: {f.row.setting}" for f in figures if f.row.setting)
     parts = [
         f"{first.paper}: {about.table}, rows by their names there ({first.source})",
-        f"protocol {about.protocol}",
+        "a split of its own" if about.protocol == OTHER else f"protocol {about.protocol}",
         *([about.setting] if about.setting else []),
         *settings,
         runs,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from ltbench.errors import UsageError
+from ltbench.errors import LtbenchError, UsageError
 from ltbench.metrics import METRICS, Metric
 from ltbench.registry import normalise, suggest
+from ltbench.results import RunFolder
 
 Record = Mapping[str, Any]
 Value = float | str | None
@@ -26,10 +28,6 @@ TAIL_METRICS = (
 CLINICAL_METRICS = ("balanced_accuracy", "worst_class_sensitivity", "ece", "brier", "nll")
 
 _TITLES = {
-    "head_sensitivity": "head",
-    "medium_sensitivity": "medium",
-    "tail_sensitivity": "tail",
-    "worst_class_sensitivity": "worst class",
     "ece": "ECE",
     "brier": "Brier",
     "nll": "NLL",
@@ -52,7 +50,9 @@ class Quantity:
         factor: shown number = stored value * factor.
         decimals: of the number shown.
         base_unit: of the stored value, for CSV.
-        metric: whether it is of the test predictions, so that rows can be compared in it.
+        metric: whether it is one of `METRICS`, so that rows can be compared in it.
+        words: whether its values are texts.
+        definition: what is computed, where the title does not say it.
     """
 
     name: str
@@ -64,6 +64,8 @@ class Quantity:
     decimals: int = 2
     base_unit: str = ""
     metric: bool = False
+    words: bool = False
+    definition: str = ""
 
     @property
     def heading(self) -> str:
@@ -88,6 +90,16 @@ def of_metrics(names: Sequence[str]) -> tuple[Quantity, ...]:
     return tuple(_of_metric(METRICS[name]) for name in known)
 
 
+def tail() -> tuple[Quantity, ...]:
+    """Sensitivity over all classes, by their size, and of the worst."""
+    titles = ("all classes", "head", "medium", "tail", "worst class")
+    quantities = of_metrics(TAIL_METRICS)
+    return tuple(
+        dataclasses.replace(quantity, title=title)
+        for quantity, title in zip(quantities, titles, strict=True)
+    )
+
+
 def _of_metric(metric: Metric) -> Quantity:
     def read(record: Record) -> Value:
         return metric.read(record["metrics"]["test"])
@@ -102,6 +114,61 @@ def _of_metric(metric: Metric) -> Quantity:
         decimals=2 if metric.percent else 4,
         base_unit="" if metric.percent else _UNITS.get(metric.name, ""),
         metric=True,
+        definition=metric.definition,
+    )
+
+
+class RunColumn(Protocol):
+    """A number of one run that is computed from its stored predictions."""
+
+    @property
+    def title(self) -> str:
+        """For the head of a table, without the unit."""
+
+    @property
+    def definition(self) -> str:
+        """What is computed."""
+
+    @property
+    def value(self) -> Callable[[RunFolder], float | None]:
+        """The number; None where the run cannot give it."""
+
+    @property
+    def percent(self) -> bool:
+        """Whether tables show it times 100."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Its direction."""
+
+
+def of_runs(columns: Mapping[str, RunColumn], records: Iterable[Record]) -> tuple[Quantity, ...]:
+    """Quantities that are computed from the runs' folders; those that no run has are left out."""
+    found = (_of_run(name, column) for name, column in columns.items())
+    records = list(records)
+    return tuple(q for q in found if any(q.read(record) is not None for record in records))
+
+
+def _of_run(name: str, column: RunColumn) -> Quantity:
+    known: dict[str, float | None] = {}
+
+    def read(record: Record) -> Value:
+        folder = record.get("folder")
+        if folder is None:
+            return None
+        if folder not in known:
+            try:
+                known[folder] = column.value(RunFolder(Path(folder)))
+            except LtbenchError:  # predictions that are missing or damaged have no such number
+                known[folder] = None
+        return known[folder]
+
+    return Quantity(
+        *(name, column.title, "%" if column.percent else "", read),
+        higher_is_better=column.higher_is_better,
+        factor=100.0 if column.percent else 1.0,
+        decimals=2 if column.percent else 4,
+        definition=column.definition,
     )
 
 
@@ -141,7 +208,7 @@ def ledger(records: Iterable[Record]) -> tuple[Quantity, ...]:
         _entry("wall_time_s", "wall time", "s"),
         _entry("images_per_s", "images/s", "", decimals=1),
         _entry("peak_memory_mb", "peak memory", "MB", decimals=0),
-        Quantity("pretraining", "pre-training", "", _pretraining),
+        Quantity("pretraining", "pre-training", "", _pretraining, words=True),
         Quantity("tuning_trials", "tuning trials", "", _tuning("trials"), decimals=0),
         Quantity(
             "tuning_device_hours",

@@ -62,15 +62,22 @@ class Sheet:
     """A table ready for a format.
 
     Attributes:
+        name: lower-case letters, digits and hyphens, for references to it.
         footer: one statement a line.
         values: what the cells hold, unrounded and in the units of records, for CSV.
     """
 
+    name: str
     caption: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     footer: tuple[str, ...]
     values: tuple[Mapping[str, Any], ...] = ()
+
+
+def slug(*words: str) -> str:
+    """Words as a name of lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-") or "table"
 
 
 def one_line(text: str) -> str:
