@@ -24,10 +24,14 @@ def to_csv(sheets: Iterable[Sheet]) -> str:
     or does not apply is empty. Names are as they were stored, line breaks included.
     """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    plain = csv.writer(buffer, lineterminator="\n")
+    # A carriage return ends a line for readers, but is not quoted where lines end otherwise.
+    quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(COLUMNS)
     for sheet in sheets:
-        writer.writerows([_text(values.get(name)) for name in COLUMNS] for values in sheet.values)
+        for values in sheet.values:
+            texts = [_text(values.get(name)) for name in COLUMNS]
+            (quoted if any("\r" in text for text in texts) else plain).writerow(texts)
     return buffer.getvalue()
 
 

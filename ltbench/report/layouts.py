@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from ltbench.errors import UsageError
 from ltbench.metrics import GROUP_BOUNDS
@@ -81,21 +81,40 @@ def per_class_tables(tables: Sequence[Table]) -> list[Table]:
     """
     found = []
     for table in tables:
-        facts = next(filter(None, (_per_class(record) for record in table.records)), None)
-        if facts is None:
-            continue
-        trained, tested = facts["train_count"], facts["support"]
-        order = sorted(range(len(trained)), key=lambda c: -trained[c])
         groups = grouped(table.records, lambda record: (record["key"],))
+        places = {id(record): _places(record) for record in table.records}
         rows = []
-        for index in order:
-            about = OfClass(facts["class_names"][index], trained[index], tested[index])
-            quantities = of_class(index)
+        for about in _classes(table.records):
+            quantities = of_class(partial(_place, places, about.name))
             rows += [
                 dataclasses.replace(row_of(group, quantities), of_class=about) for group in groups
             ]
-        found.append(dataclasses.replace(table, quantities=of_class(0), rows=tuple(rows), notes=()))
+        if rows:
+            columns = of_class(lambda record: None)
+            made = dataclasses.replace(table, quantities=columns, rows=tuple(rows), notes=())
+            found.append(made)
     return found
+
+
+def _classes(records: Sequence[Record]) -> list[OfClass]:
+    """The classes of all records, largest in training first; each with its images."""
+    found: dict[str, OfClass] = {}
+    for record in records:
+        facts = record["metrics"]["test"].get("per_class")
+        if facts and not set(facts["class_names"]) <= set(found):
+            columns = (facts["class_names"], facts["train_count"], facts["support"])
+            for name, num_train, num_test in zip(*columns, strict=False):
+                found.setdefault(name, OfClass(name, num_train, num_test))
+    return sorted(found.values(), key=lambda about: -(about.num_train or 0))
+
+
+def _place(places: Mapping[int, Mapping[str, int]], name: str, record: Record) -> int | None:
+    return places[id(record)].get(name)
+
+
+def _places(record: Record) -> dict[str, int]:
+    facts = record["metrics"]["test"].get("per_class") or {}
+    return {name: index for index, name in enumerate(facts.get("class_names") or ())}
 
 
 def ordered_by(tables: Sequence[Table], name: str) -> list[Table]:
@@ -172,8 +191,3 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "compute": Layout(ledger, "Cost", notes=_cost_note),
 }
-
-
-def _per_class(record: Record) -> Mapping[str, Any] | None:
-    found: Mapping[str, Any] | None = record["metrics"]["test"].get("per_class")
-    return found

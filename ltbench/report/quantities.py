@@ -181,13 +181,18 @@ _RATES = {
 }
 
 
-def of_class(index: int) -> tuple[Quantity, ...]:
-    """The rates of one class."""
+def of_class(index_of: Callable[[Record], int | None]) -> tuple[Quantity, ...]:
+    """The rates of one class.
+
+    Args:
+        index_of: the place of the class in the lists of a record; None where it has no such class.
+    """
 
     def reader(name: str) -> Callable[[Record], Value]:
         def read(record: Record) -> Value:
+            index = index_of(record)
             values = (record["metrics"]["test"].get("per_class") or {}).get(name) or ()
-            return values[index] if index < len(values) else None
+            return None if index is None or index >= len(values) else values[index]
 
         return read
 

@@ -172,7 +172,7 @@ def test_csv_of_several_tables_has_one_line_of_headings():
     sensitivity = [
         line for line in lines if line["class"] == "NV" and line["metric"] == "sensitivity"
     ]
-    assert [float(line["mean"]) for line in sensitivity] == [0.8, 0.8]
+    assert [float(line["mean"]) for line in sensitivity] == pytest.approx([0.8, 0.8])
     assert {line["num_images"] for line in sensitivity} == {"60"}
 
 
