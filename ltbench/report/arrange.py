@@ -44,17 +44,7 @@ def side_by_side(
     columns = [Column("method", numeric=False, names_row=True), Column("seeds")]
     for table, block in zip(tables, titles, strict=True):
         columns += [dataclasses.replace(_column(q), group=block) for q in table.quantities]
-    lines = []
-    for name, rows in joints:
-        there = [row for row in rows if row is not None]
-        mark = f" {DAGGER}" if any(row.uses_validation for row in there) else ""
-        entries = [Entry(f"{name}{mark}"), Entry(_seeds(there))]
-        for table, row in zip(tables, rows, strict=True):
-            entries += [
-                Entry(MISSING) if row is None else _entry(row.cells[q.name], q)
-                for q in table.quantities
-            ]
-        lines.append(Line(tuple(entries)))
+    lines = [_joint_line(tables, name, rows) for name, rows in joints]
     found = None if published is None else published.beside(tables)
     if found is not None:
         lines += _published_lines(found, 2)
@@ -106,6 +96,19 @@ def _lines(table: Table) -> list[Line]:
         lines.append(Line((*own, *cells), begins_section=begins))
         before = row.of_class
     return lines
+
+
+def _joint_line(tables: Sequence[Table], name: str, rows: Sequence[Row | None]) -> Line:
+    """One method's row over all tables."""
+    there = [row for row in rows if row is not None]
+    mark = f" {DAGGER}" if any(row.uses_validation for row in there) else ""
+    entries = [Entry(f"{name}{mark}"), Entry(_seeds(there))]
+    for table, row in zip(tables, rows, strict=True):
+        entries += [
+            Entry(MISSING) if row is None else _entry(row.cells[quantity.name], quantity)
+            for quantity in table.quantities
+        ]
+    return Line(tuple(entries))
 
 
 def _published_lines(found: Beside, num_facts: int) -> list[Line]:

@@ -40,7 +40,7 @@ def footer(tables: Sequence[Table], names: Mapping[str, str] | None = None) -> l
         f"Seeds: {said.of(_seeds(tables))}. "
         f"Selection: {said.of(lambda record: record.get('select') or NOT_RECORDED)}. "
         f"Epochs: {said.of(_epochs)}.",
-        f"Devices: {said.of(_devices)}. "
+        f"Devices: {said.of(_devices)}. {_batchnorm(said)}"
         f"Precision: {said.of(lambda record: str(record.get('precision', NOT_RECORDED)))}. "
         f"Threads: {said.of(lambda record: str(record.get('threads', NOT_RECORDED)))}. "
         f"Views: {said.of(lambda record: str(record.get('render') or 'device'))}.",
@@ -113,6 +113,10 @@ def _of_data(table: Table, names: Mapping[str, str], of: str) -> list[str]:
     ]
 
 
+def _devices(record: Record) -> str:
+    return f"{record.get('num_devices', NOT_RECORDED)} x {record.get('device', NOT_RECORDED)}"
+
+
 class _Sayer:
     """Says a fact of all rows: once where they share it, else by row, and by data set."""
 
@@ -173,15 +177,12 @@ def _epochs(record: Record) -> str:
     return " + ".join(f"{stage['epochs']} {stage['stage']}" for stage in stages)
 
 
-def _devices(record: Record) -> str:
-    number = record.get("num_devices", NOT_RECORDED)
-    text = f"{number} x {record.get('device', NOT_RECORDED)}"
-    config = (record.get("key_parts") or {}).get("config") or {}
-    if not isinstance(number, int) or number < 2:
-        return text
-    synchronised = config.get("sync_batchnorm")
-    where = "over all devices" if synchronised else "on each device"
-    return f"{text}, BatchNorm statistics {NOT_RECORDED if synchronised is None else where}"
+def _batchnorm(said: _Sayer) -> str:
+    """Whose images its statistics were taken over, where a row had several devices."""
+    several = said.chosen(lambda record: record.get("num_devices") not in (None, 1))
+    if not several:
+        return ""
+    return f"BatchNorm: {said.of(lambda record: record.get('batchnorm') or NOT_RECORDED)}. "
 
 
 def _started_from(said: _Sayer) -> list[str]:

@@ -132,6 +132,7 @@ class _Stored(BaseModel):
     precision: str | None = None
     device: str | None = None
     num_devices: int | None = None
+    batchnorm: str | None = None
     threads: int | None = None
     render: str | None = None
     weights: _Facts | None = None
@@ -145,7 +146,7 @@ class _Stored(BaseModel):
 
 _KEPT = tuple(name for name in _Stored.model_fields if name not in ("metrics", "key_parts"))
 _KEPT_OF_TEST = tuple(name for name in _Test.model_fields if name != "per_class")
-_KEPT_OF_CONFIG = ("dataset", "epochs", "sync_batchnorm")
+_KEPT_OF_CONFIG = ("dataset",)
 # Equal in most records of a split: kept once, or ten thousand records would not fit in memory.
 _SHARED = (
     *("protocol_notes", "data_notes", "leak", "overlaps", "versions", "git", "selected"),

@@ -121,7 +121,7 @@ def made_run(
             "recipe": "ecl_paper",
             "key_parts": {
                 "image_digest": "cafe" * 16,
-                "config": {"epochs": 100, "sync_batchnorm": False, "dataset": {}},
+                "config": {"epochs": 100, "dataset": {}},
             },
             "weights": {"name": "resnet50.tv_in1k", "digest": None},
             "digests": {"test": predictions_digest(predictions)},

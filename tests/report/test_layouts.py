@@ -235,7 +235,7 @@ def test_long_lists_of_rows_are_counted():
 FACTS = {
     "num_devices": 2,
     "device": "NVIDIA A100",
-    "key_parts": {"config": {"sync_batchnorm": True}},
+    "batchnorm": "synchronised",
     "selected": [{"stage": "contrast", "epochs": 100}, {"stage": "linear", "epochs": 20}],
     "init_from": {"label": "ce", "dataset": "isic2018", "protocol": "group", "run": "ab/seed-0"},
     "weights": {"name": "resnet50.tv_in1k"},
@@ -246,7 +246,7 @@ FACTS = {
 def test_what_the_footer_says_of_training():
     (sheet,) = sheets([made(**FACTS)])
     text = "\n".join(sheet.footer)
-    assert "2 x NVIDIA A100, BatchNorm statistics over all devices." in text
+    assert "Devices: 2 x NVIDIA A100. BatchNorm: synchronised." in text
     assert "Epochs: 100 contrast + 20 linear." in text
     assert "Began with the weights of: ce on isic2018, protocol group (run ab/seed-0)." in text
     assert "Pre-trained weights: resnet50.tv_in1k." in text
@@ -258,6 +258,6 @@ def test_what_records_do_not_say_is_said_to_be_missing():
     (sheet,) = sheets([made(num_devices=2, **bare)])
     text = "\n".join(sheet.footer)
     assert "Recipe: not recorded" in text
-    assert "BatchNorm statistics not recorded" in text
+    assert "BatchNorm: not recorded." in text
     assert "commit not recorded. Versions: not recorded." in text
     assert "Groups: none are known." in text
