@@ -48,7 +48,7 @@ def side_by_side(
     found = None if published is None else published.beside(tables)
     if found is not None:
         lines += _published_lines(found, 2)
-    notes = list(dict.fromkeys(note for table in tables for note in table.notes))
+    notes = _shared_notes(tables, titles)
     missing = _missing(joints, titles)
     return Sheet(
         name=slug(title, *titles, tables[0].protocol),
@@ -96,6 +96,18 @@ def _lines(table: Table) -> list[Line]:
         lines.append(Line((*own, *cells), begins_section=begins))
         before = row.of_class
     return lines
+
+
+def _shared_notes(tables: Sequence[Table], titles: Sequence[str]) -> list[str]:
+    """Notes of all tables once, those of some with the names of the data sets."""
+    of_note: dict[str, list[str]] = {}
+    for table, title in zip(tables, titles, strict=True):
+        for note in table.notes:
+            of_note.setdefault(note, []).append(title)
+    return [
+        note if len(where) == len(tables) else f"On {_and(where)}: {note[:1].lower()}{note[1:]}"
+        for note, where in of_note.items()
+    ]
 
 
 def _joint_line(tables: Sequence[Table], name: str, rows: Sequence[Row | None]) -> Line:

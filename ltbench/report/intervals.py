@@ -90,8 +90,9 @@ class _Judge:
         """Find the bold rows of one column."""
         means = {row.key: row.cells[quantity.name].mean for row in self._rows}
         defined = {key: mean for key, mean in means.items() if mean is not None}
-        choose = min if quantity.higher_is_better is False else max
-        best = choose(defined, key=lambda key: defined[key]) if defined else None
+        sign = -1 if quantity.higher_is_better is False else 1
+        # Of rows that tie for the best, one that can have an interval.
+        best = max(defined, key=lambda k: (sign * defined[k], k in self._folders), default=None)
         reason = "no row is defined"
         while best is not None:
             rows = {key: runs for key, runs in self._folders.items() if key in defined}

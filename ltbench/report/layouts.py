@@ -150,12 +150,16 @@ def _groups_note(table: Table) -> list[str]:
         listed += (
             f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else ""
         )
-        told = f"{len(classes)} classes ({listed})" if classes else "no such class"
+        told = f"{_plural(len(classes), 'class')} ({listed})" if classes else "no such class"
         parts.append(f"{name}: {told} with {bounds} training images")
     return [
         f"Sensitivity, mean over the classes of a group. {'; '.join(parts)}. Worst class: "
         "the smallest of any class, which may be another one for each row and seed."
     ]
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}es"
 
 
 def _cost_note(table: Table) -> list[str]:

@@ -118,6 +118,27 @@ def test_where_the_best_has_one_seed_nothing_is_bold(board):
     assert "No bold in Acc (%): the best row, bcl, has no interval." in table.notes
 
 
+def test_of_tied_best_rows_one_with_an_interval_is_taken(board):
+    tied = [*read([board])[0], {**made("bcl", "0" * 16), "folder": str(board)}]
+    tied = [{**r, "metrics": {"test": {"accuracy": 0.5}}, "split_digest": "a"} for r in tied]
+    facts = ("dataset", "protocol", "protocol_notes", "key_parts")
+    tied = [{**r, **{fact: tied[0][fact] for fact in facts}} for r in tied]
+    (table,) = comparison(tied, metrics=["accuracy"])
+    table = with_bold(table, StandIn("ecl", ce=(0, 0), focal=(0, 0)))
+    assert bold_rows(table) == ["ce", "ecl", "focal"]
+    assert "Never bold, one seed: bcl." in table.notes
+
+
+def test_side_by_side_notes_name_their_data_set(board):
+    for seed in range(2):
+        made_run(board, "ce", seed, dataset="isic2019")
+    (sheet,) = sheets(
+        read([board])[0], "paper", against_best=StandIn("ecl", ce=(0, 0), focal=(0, 0))
+    )
+    assert "On isic2019: no bold: there is one row only." in sheet.footer
+    assert any(line.startswith("On isic2018: bold: not separable") for line in sheet.footer)
+
+
 def test_predictions_with_nan_set_their_row_aside(board):
     run = made_run(board, "ce", 1, 1.5)
     predictions = run.read_predictions("test")

@@ -134,6 +134,7 @@ def test_the_tail_layout_says_which_classes_are_which():
     assert texts(sheet)[0][3:] == ["70.00", "90.00", "n/a", "25.00", "25.00"]
     line = next(line for line in sheet.footer if line.startswith("Sensitivity"))
     assert "head: 2 classes (NV, MEL) with more than 100 training images" in line
+    assert "tail: 1 class (DF) with fewer than 20 training images" in line
     assert "medium: no such class with 20 to 100 training images" in line
 
 
