@@ -9,6 +9,7 @@ from ltbench.report.as_markdown import PUBLISHED
 from ltbench.report.sheet import Line, Sheet, one_line
 
 _LONGEST_FLOAT = 40  # lines; a longer table must be able to break over pages
+_MANY_COLUMNS = 9
 _FIRST_BEYOND_LATIN = 0x180
 
 _SPECIAL = {
@@ -45,6 +46,7 @@ _SPECIAL = {
     "\N{SOFT HYPHEN}": "",
 }
 _ESCAPES = str.maketrans(_SPECIAL)
+_MEAN_AND_SPREAD = re.compile(r"(-?[0-9.]+) \N{PLUS-MINUS SIGN} ([0-9.]+)")
 
 
 def to_latex(sheet: Sheet) -> str:
@@ -74,6 +76,8 @@ def beyond_latin(text: str) -> list[str]:
 def _comment(sheet: Sheet, long: bool) -> list[str]:
     packages = "booktabs,longtable" if long else "booktabs,graphicx"
     lines = [f"% Needs: \\usepackage[T1]{{fontenc}} \\usepackage{{{packages}}}"]
+    if len(sheet.columns) > _MANY_COLUMNS:
+        lines.append("% Wide: table* spans two columns, sidewaystable (rotating) lies on its side.")
     letters = beyond_latin("".join(_texts(sheet)))
     if letters:
         shown = " ".join(f"U+{ord(letter):04X}" for letter in letters[:10])
@@ -94,7 +98,7 @@ def _texts(sheet: Sheet) -> list[str]:
 def _float(sheet: Sheet) -> list[str]:
     return [
         r"\begin{table}[tbp]",
-        r"\centering",
+        r"\centering\setlength{\tabcolsep}{3pt}",
         *_caption(sheet),
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{_alignment(sheet)}}}",
@@ -111,7 +115,7 @@ def _float(sheet: Sheet) -> list[str]:
 
 def _long(sheet: Sheet) -> list[str]:
     return [
-        r"\begingroup\footnotesize",
+        r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"\begin{{longtable}}{{{_alignment(sheet)}}}",
         *[*_caption(sheet)[:-1], rf"{_caption(sheet)[-1]}\\"],
         *(r"\toprule", *_headings(sheet), r"\midrule", r"\endfirsthead"),
@@ -170,7 +174,9 @@ def _span(text: str, sheet: Sheet) -> str:
 def _cells(line: Line) -> list[str]:
     cells = []
     for entry in line.entries:
-        text = escaped(entry.text)
+        both = _MEAN_AND_SPREAD.fullmatch(entry.text)
+        # The spread is set smaller: ten columns of both would not fit a page.
+        text = rf"{both[1]}{{\scriptsize\,\(\pm\)\,{both[2]}}}" if both else escaped(entry.text)
         command = "textbf" if entry.bold else "textit" if line.published else ""
         cells.append(rf"\{command}{{{text}}}" if command and text else text)
     return cells

@@ -193,6 +193,7 @@ class Published:
         fitting.sort(
             key=lambda one: (
                 one[1].about.protocol not in protocols,
+                one[1].about.protocol == OTHER,
                 one[1].about.evidence == "third party",
             )
         )

@@ -124,6 +124,7 @@ class _Stored(BaseModel):
     protocol_notes: _Facts | None = None
     data_notes: _Facts | None = None
     groups_note: str | None = None
+    group_noun: str | None = None
     leak: _Leak | None = None
     overlaps: list[_Overlap] | None = None
     recipe: str | None = None

@@ -128,7 +128,8 @@ class Table:
     @property
     def group_noun(self) -> str:
         """What one of `num_groups` is: "lesion", or "group" where nothing says more."""
-        return str((self.rows[0].records[0].get("leak") or {}).get("noun") or "group")
+        first = self.rows[0].records[0]
+        return str(first.get("group_noun") or (first.get("leak") or {}).get("noun") or "group")
 
 
 def tables_of(

@@ -233,6 +233,15 @@ def test_long_lists_of_rows_are_counted():
     assert len(line) < 500
 
 
+def test_a_group_is_called_what_the_data_set_calls_it():
+    notes = {"groups": {"test": 5}}
+    facts = {"metrics": made_metrics(0.8, num_images=20), "protocol_notes": notes}
+    (sheet,) = sheets([made(group_noun="patient", **facts)])
+    assert sheet.caption.endswith("20 test images in 5 patients")
+    (sheet,) = sheets([made(**facts)])
+    assert sheet.caption.endswith("20 test images in 5 groups")
+
+
 FACTS = {
     "num_devices": 2,
     "device": "NVIDIA A100",
