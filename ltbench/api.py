@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ltbench.errors import InterruptedRunError
 from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ltbench.external import External
     from ltbench.grid.running import Grid
     from ltbench.launchers.choice import LaunchOptions
-    from ltbench.report.tables import Format, Table
+    from ltbench.report.choices import Format, TableChoices
+    from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
     from ltbench.tuning.session import Tuned
 
@@ -256,28 +257,15 @@ def run_seed(request: Request, seed: int, place: Place) -> Outcome:
 def table(
     *,
     results: str | Path | Sequence[str | Path] = DEFAULT_RESULTS,
-    methods: Sequence[str] | None = None,
     dataset: str | Sequence[str] | None = None,
-    protocol: str | None = None,
-    preset: Literal["paper", "tail", "clinical", "compute"] | None = None,
-    table_format: Format = "md",
-    with_published: bool = False,
-    per_class: bool = False,
-    bold: bool | None = None,
-    mixed: bool = False,
-    sort: str | None = None,
+    **choices: Unpack[TableChoices],
 ) -> tuple[str, list[str]]:
     """(the comparison tables of the stored runs, notes on records that were left out).
 
     Args:
         results: one folder, or several.
-        preset: columns and arrangement; None for a table a data set.
-        with_published: whether papers' figures stand below, apart.
-        per_class: whether a table of every class follows.
-        bold: whether rows that cannot be told from the best are bold, which reads predictions;
-            None for what the preset does.
-        mixed: whether several protocols or splits may share a table.
-        sort: a column by which rows are ordered, best first.
+        dataset: one name, or several; None for all.
+        choices: see `ltbench.report.choices.TableChoices`.
 
     Raises:
         DataMissingError: no finished run fits.
@@ -286,19 +274,8 @@ def table(
     from ltbench.report.command import comparison_text
 
     roots = [results] if isinstance(results, str | Path) else list(results)
-    return comparison_text(
-        [Path(root) for root in roots],
-        methods=methods,
-        datasets=[dataset] if isinstance(dataset, str) else dataset,
-        protocol=protocol,
-        preset=preset,
-        table_format=table_format,
-        with_published=with_published,
-        per_class=per_class,
-        bold=bold,
-        mixed=mixed,
-        sort=sort,
-    )
+    datasets = [dataset] if isinstance(dataset, str) else dataset
+    return comparison_text([Path(root) for root in roots], datasets=datasets, **choices)
 
 
 def audit_data(

@@ -9,11 +9,12 @@ from pathlib import Path
 from ltbench.errors import DataMissingError, UsageError
 from ltbench.program import PROGRAM
 from ltbench.registry import nearest, normalise
+from ltbench.report.choices import Format
 from ltbench.report.intervals import AgainstBest, Paired
 from ltbench.report.layouts import LAYOUTS, PLAIN
 from ltbench.report.published import Published
 from ltbench.report.reading import read
-from ltbench.report.tables import Format, sheets, written
+from ltbench.report.tables import sheets, written
 from ltbench.results import RunFolder, run_folders
 
 _NUM_LISTED = 20

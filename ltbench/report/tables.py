@@ -8,12 +8,12 @@ is said in the footer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from ltbench.errors import UsageError
 from ltbench.registry import suggest
 from ltbench.report import as_csv, as_html, as_latex, as_markdown
 from ltbench.report.arrange import side_by_side, single
+from ltbench.report.choices import Format
 from ltbench.report.closing import per_class
 from ltbench.report.frames import frame
 from ltbench.report.intervals import AgainstBest, with_bold
@@ -44,7 +44,6 @@ __all__ = [
     "written",
 ]
 
-Format = Literal["md", "csv", "latex", "html"]
 FORMATS: tuple[Format, ...] = ("md", "csv", "latex", "html")
 
 
