@@ -63,11 +63,17 @@ def with_bold(table: Table, against_best: AgainstBest) -> Table:
     if len(table.rows) < 2:
         return table.with_notes(["No bold: there is one row only."])
     judge = _Judge(table.rows, against_best)
+    others = [quantity.heading for quantity in table.quantities if not quantity.metric]
     for quantity in table.quantities:
         if quantity.metric:
             judge.decide(quantity)
     rows = tuple(_marked(row, judge.bold) for row in table.rows)
-    return dataclasses.replace(table, rows=rows).with_notes(judge.notes())
+    notes = judge.notes()
+    if others:
+        notes.append(
+            f"Columns that rows are not compared in, so without bold: {', '.join(others)}."
+        )
+    return dataclasses.replace(table, rows=rows).with_notes(notes)
 
 
 class _Judge:

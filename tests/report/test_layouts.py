@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -11,10 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import expected
 from table_records import CE, ECL, OTHER, made, made_ledger, made_metrics
 
-from ltbench.errors import UsageError
+from ltbench.errors import DataMissingError, UsageError
 from ltbench.report.layouts import LAYOUTS
+from ltbench.report.quantities import of_runs
+from ltbench.report.rows import tables_of
 from ltbench.report.sheet import MISSING
-from ltbench.report.tables import sheets
+from ltbench.report.tables import sheets, single_sheets
 
 
 def texts(sheet):
@@ -144,6 +148,41 @@ def test_the_clinical_layout_explains_its_columns():
     assert shown["ECE (%)"] == "5.00"
     assert shown["NLL (nats)"] == "1.2500"
     assert any(line.startswith("balanced accuracy: mean of") for line in sheet.footer)
+
+
+class Derived(NamedTuple):
+    title: str
+    value: Callable
+    definition: str = "what it is"
+    percent: bool = True
+    higher_is_better: bool = True
+
+
+def test_columns_that_are_computed_from_runs():
+    asked = []
+
+    def lesions(run):
+        asked.append(run.path.name)
+        if run.path.name == "seed-2":
+            raise DataMissingError("no predictions")
+        return 0.5
+
+    columns = {
+        "lesions": Derived("Sen a lesion", lesions),
+        "temperature": Derived("T", lambda run: 1.5, percent=False),
+        "never": Derived("never", lambda run: None),
+    }
+    records = [{**made(seed=seed), "folder": f"runs/seed-{seed}"} for seed in range(2)]
+    found = of_runs(columns, records)
+    assert [quantity.heading for quantity in found] == ["Sen a lesion (%)", "T"]
+    (table,) = tables_of(records, lambda _: found)
+    assert table.rows[0].cells["lesions"].mean == 0.5
+    assert asked == ["seed-0", "seed-1"]
+    (sheet,) = single_sheets([table])
+    assert texts(sheet)[0][3:] == ["50.00 ± 0.00", "1.5000 ± 0.0000"]
+    lost = [*records, {**made(seed=2), "folder": "runs/seed-2"}, made(seed=3)]
+    (table,) = tables_of(lost, lambda _: found)
+    assert table.rows[0].cells["lesions"].mean is None
 
 
 def test_the_compute_layout_has_one_unit_a_column():
