@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ltbench.errors import InterruptedRunError
-from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED, PROGRAM
+from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED
 from ltbench.registry import DATASETS, METHODS, Registry, add_plugins, import_plugins
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from ltbench.external import External
     from ltbench.grid.running import Grid
     from ltbench.launchers.choice import LaunchOptions
+    from ltbench.report.choices import Format, TableChoices
     from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
     from ltbench.tuning.session import Tuned
@@ -257,27 +257,26 @@ def run_seed(request: Request, seed: int, place: Place) -> Outcome:
 
 def table(
     *,
-    results: str | Path = DEFAULT_RESULTS,
-    methods: Sequence[str] | None = None,
-    dataset: str | None = None,
-    protocol: str | None = None,
-    table_format: Literal["md", "csv"] = "md",
+    results: str | Path | Sequence[str | Path] = DEFAULT_RESULTS,
+    dataset: str | Sequence[str] | None = None,
+    **choices: Unpack[TableChoices],
 ) -> tuple[str, list[str]]:
-    """(the comparison tables of the stored runs, notes on records that were left out)."""
-    from ltbench.errors import DataMissingError
-    from ltbench.report.tables import comparison
-    from ltbench.results import read_records
+    """(the comparison tables of the stored runs, notes on records that were left out).
 
-    records, notes = read_records(
-        Path(results), methods=methods, dataset=dataset, protocol=protocol
-    )
-    if not records:
-        raise DataMissingError(
-            "\n".join([*notes, f"No finished run in {results} fits. Run one first: "])
-            + f"{shlex.join(PROGRAM)} run --method NAME --dataset NAME"
-        )
-    tables = comparison(records)
-    return write_tables(tables, table_format), notes
+    Args:
+        results: one folder, or several.
+        dataset: one name, or several; None for all.
+        choices: see `ltbench.report.choices.TableChoices`.
+
+    Raises:
+        DataMissingError: no finished run fits.
+        UsageError: several protocols in one table.
+    """
+    from ltbench.report.command import comparison_text
+
+    roots = [results] if isinstance(results, str | Path) else list(results)
+    datasets = [dataset] if isinstance(dataset, str) else dataset
+    return comparison_text([Path(root) for root in roots], datasets=datasets, **choices)
 
 
 def audit_data(
@@ -369,9 +368,8 @@ def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def write_tables(tables: Sequence[Table], table_format: Literal["md", "csv"]) -> str:
+def write_tables(tables: Sequence[Table], table_format: Format) -> str:
     """Tables one below the other."""
-    from ltbench.report.tables import to_csv, to_markdown
+    from ltbench.report.tables import single_sheets, written
 
-    write = to_markdown if table_format == "md" else to_csv
-    return "\n\n".join(write(one).rstrip("\n") for one in tables) + "\n"
+    return written(single_sheets(tables), table_format)

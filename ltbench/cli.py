@@ -20,12 +20,14 @@ from ltbench.options import (
     json_option,
     place_of,
     plugin_option,
+    print_or_write,
     request_of,
     results_option,
     run_options,
 )
 from ltbench.registry import add_plugins, import_plugins
 from ltbench.settings import parse_names, parse_seeds
+from ltbench.table_cli import table
 from ltbench.tune_cli import tune
 
 EXIT_CODES = (
@@ -219,34 +221,6 @@ def ablate(
     check_whole(ablation)
 
 
-@cli.command()
-@click.option("--method", "methods", help="Only these; commas between them.")
-@click.option("--dataset", help="Only this one.")
-@click.option("--protocol", help="Only this one.")
-@click.option("--format", "table_format", type=click.Choice(["md", "csv"]), default="md")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-@results_option
-def table(
-    methods: str | None,
-    dataset: str | None,
-    protocol: str | None,
-    table_format: Any,
-    out: Path | None,
-    results: Path,
-) -> None:
-    """Compare the finished runs: mean and standard deviation over seeds."""
-    text, notes = api.table(
-        results=results,
-        methods=parse_names(methods) if methods else None,
-        dataset=dataset,
-        protocol=protocol,
-        table_format=table_format,
-    )
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
-    print_or_write(text, out)
-
-
 @cli.command("test")
 @click.argument("run_name", metavar="RUN")
 @click.option("--dataset", required=True, help="The data to test on.")
@@ -289,19 +263,6 @@ def test_command(
     click.echo(json.dumps(found.record, indent=2) if as_json else external.render(found))
 
 
-def print_or_write(text: str, out: Path | None) -> None:
-    """A table to the terminal, or to the file a user named."""
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    from ltbench.files import storage_errors, write_text
-
-    with storage_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, text)
-    click.echo(f"Wrote {out}")
-
-
 @cli.command()
 @results_option
 @json_option
@@ -330,6 +291,7 @@ cli.add_command(data)
 cli.add_command(sweep)
 cli.add_command(evaluate)
 cli.add_command(tune)
+cli.add_command(table)
 
 
 @cli.group(cls=Commands)

@@ -139,7 +139,7 @@ def read_json(path: Path) -> Any:
         raise RunFailedError(_unreadable(path, error)) from error
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VerificationError(
             f"{path} is damaged: expected JSON, found {len(data)} bytes that are not ({error}). "
             "Restore it from a copy, or move it away and run the command that made it again."

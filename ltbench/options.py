@@ -155,3 +155,16 @@ def request_of(method: str, dataset: str, flags: dict[str, Any]) -> Request:
         config_file=flags["config_file"],
         tuned_file=flags["tuned_file"],
     )
+
+
+def print_or_write(text: str, out: Path | None) -> None:
+    """A table to the terminal, or to the file a user named."""
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    from ltbench.files import storage_errors, write_text
+
+    with storage_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, text)
+    click.echo(f"Wrote {out}")

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from ltbench.files import (
     write_json,
     write_text,
 )
+from ltbench.migrations import migrated
 from ltbench.predictions import Predictions
 from ltbench.registry import normalise
 
@@ -232,19 +233,14 @@ def run_folders(
     root: Path,
     *,
     methods: Iterable[str] | None = None,
-    dataset: str | None = None,
-    protocol: str | None = None,
+    dataset: str | Iterable[str] | None = None,
+    protocol: str | Iterable[str] | None = None,
 ) -> Iterator[RunFolder]:
     """Every run below `root`, done or not, ordered by name and seed; None means all.
 
     Names may be written with hyphens or underscores.
     """
-    levels = (
-        {normalise(dataset)} if dataset is not None else None,
-        {normalise(protocol)} if protocol is not None else None,
-        {normalise(method) for method in methods} if methods is not None else None,
-        None,
-    )
+    levels = (_plain_names(dataset), _plain_names(protocol), _plain_names(methods), None)
     folders = [root]
     for wanted in levels:
         folders = [
@@ -263,14 +259,21 @@ def read_records(
     root: Path,
     *,
     methods: Iterable[str] | None = None,
-    dataset: str | None = None,
-    protocol: str | None = None,
+    dataset: str | Iterable[str] | None = None,
+    protocol: str | Iterable[str] | None = None,
+    keep: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The records of all runs that are done, and what was left out. Changes nothing on the disk.
 
+    Args:
+        keep: what to keep of each record as soon as it is read: thousands of whole ones take more
+            memory than any reader needs. A record that it refuses with an `LtbenchError` is left
+            out.
+
     Returns:
-        Records as written, each with its `folder` added, in the order of `run_folders`; and one
-        message for each record that is damaged or of another schema version.
+        Records as written, or as `keep` cuts them, each with its `folder` added, in the order of
+        `run_folders`; and one message for each record that is damaged or of another schema version
+        without a rule in `migrations`.
     """
     records = []
     messages = []
@@ -282,14 +285,20 @@ def read_records(
         except LtbenchError as error:
             messages.append(f"Left out: {error}")
             continue
-        if record["schema_version"] != SCHEMA_VERSION:
+        current = migrated(record, SCHEMA_VERSION)
+        if current is None:
             messages.append(
                 f"Left out: {run.path} has a record of schema version {record['schema_version']}, "
                 f"expected {SCHEMA_VERSION}. Read it with the ltbench that wrote it, or move the "
                 "folder away and run the cell again."
             )
             continue
-        records.append({**record, "folder": str(run.path)})
+        try:
+            kept = current if keep is None else keep(current)
+        except LtbenchError as error:
+            messages.append(f"Left out: {run.path / 'record.json'}: {error}")
+            continue
+        records.append({**kept, "folder": str(run.path)})
     return records, messages
 
 
@@ -329,6 +338,12 @@ def _listed(runs: list[RunFolder]) -> str:
     lines = [f"\n  {run.name}  ({run.path})" for run in runs[:_NUM_LISTED]]
     more = f"\n  and {len(runs) - _NUM_LISTED} more" if len(runs) > _NUM_LISTED else ""
     return " Candidates:" + "".join(lines) + more
+
+
+def _plain_names(given: str | Iterable[str] | None) -> set[str] | None:
+    if given is None:
+        return None
+    return {normalise(name) for name in ([given] if isinstance(given, str) else given)}
 
 
 def _subfolders(folder: Path) -> list[Path]:

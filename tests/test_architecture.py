@@ -20,7 +20,8 @@ PLUGINS = {
 # a package's modules.
 LAYERS = (
     "errors functional predictions columns program",
-    "files owner spawning registry settings explain provenance tensorboard recipes recipes.*",
+    "files migrations owner spawning registry settings explain provenance tensorboard "
+    "recipes recipes.*",
     "launchers launchers.*",
     "method dataset",
     "data data.* views views.* intake intake.* store store.* fetch fetch.* models metrics "
@@ -37,7 +38,7 @@ LAYERS = (
     "ablation",
     "trained external",
     "api catalogue listing inspection data_work console scaffold grid grid.* tuning tuning.*",
-    "options data_cli eval_cli grid_cli tune_cli cli testing testing.*",
+    "options data_cli eval_cli grid_cli tune_cli table_cli cli testing testing.*",
     "__init__",
 )
 # Imports that go the wrong way, each with what would mend it.

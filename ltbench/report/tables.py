@@ -1,130 +1,50 @@
-"""Tables made from the records of runs, and from nothing else.
+"""Tables made from the records of runs: what is compared, and in which format it is printed.
 
 A table never mixes what cannot be compared: each data set, protocol and split has a table of its
-own. Whatever differs between its rows beyond the method is said in the footer.
+own, or columns of its own beside the others. Whatever differs between its rows beyond the method
+is said in the footer.
 """
 
 from __future__ import annotations
 
-import itertools
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import pandas as pd
-from tabulate import tabulate
+from ltbench.errors import UsageError
+from ltbench.registry import suggest
+from ltbench.report import as_csv, as_html, as_latex, as_markdown
+from ltbench.report.arrange import side_by_side, single
+from ltbench.report.choices import Format
+from ltbench.report.closing import per_class
+from ltbench.report.frames import frame
+from ltbench.report.intervals import AgainstBest, with_bold
+from ltbench.report.layouts import LAYOUTS, PLAIN, check_one_protocol, ordered_by, per_class_tables
+from ltbench.report.published import Published
+from ltbench.report.quantities import DEFAULT_METRICS, PAPER_METRICS, Record, of_metrics
+from ltbench.report.rows import Cell, Row, Table, tables_of
+from ltbench.report.sheet import Sheet
 
-from ltbench.errors import UsageError, VerificationError
-from ltbench.files import canonical_json
-from ltbench.metrics import GROUP_BOUNDS, METRICS, Metric
-from ltbench.registry import normalise, suggest
-from ltbench.report.footer import footer
-
-Record = Mapping[str, Any]
-
-PAPER_METRICS = tuple(name for name, metric in METRICS.items() if metric.paper_column)
-DEFAULT_METRICS = (*PAPER_METRICS, "balanced_accuracy")
-NUM_SEEDS_WANTED = 5
-UNDEFINED = "n/a"
-DAGGER = "\N{DAGGER}"
-
-_FACTS = [
-    "label",
-    "method",
-    "preset",
-    "dataset",
-    "protocol",
-    "split_digest",
-    "key",
-    "seed",
-    "recipe",
-    "select",
-    "uses_validation",
-    "precision",
-    "device",
-    "num_devices",
-    "threads",
+__all__ = [
+    "DEFAULT_METRICS",
+    "FORMATS",
+    "LAYOUTS",
+    "PAPER_METRICS",
+    "Cell",
+    "Row",
+    "Sheet",
+    "Table",
+    "comparison",
+    "frame",
+    "per_class",
+    "sheets",
+    "single_sheets",
+    "to_csv",
+    "to_html",
+    "to_latex",
+    "to_markdown",
+    "written",
 ]
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One metric over the seeds of a row, in the metric's own unit (not percent).
-
-    Attributes:
-        mean: None where the metric is undefined for any of the seeds.
-        sd: sample standard deviation (ddof = 1); None for a single seed.
-    """
-
-    mean: float | None
-    sd: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One configuration: all its seeds.
-
-    Attributes:
-        label: method, preset and changed settings.
-        key: the configuration's full key; rows of one label differ in it.
-        uses_validation: whether training itself used validation results.
-        cells: by name of the metric.
-    """
-
-    label: str
-    key: str
-    seeds: tuple[int, ...]
-    uses_validation: bool
-    cells: Mapping[str, Cell]
-
-    @property
-    def provisional(self) -> bool:
-        """Whether there are too few seeds to lean on."""
-        return len(self.seeds) < NUM_SEEDS_WANTED
-
-
-@dataclass(frozen=True)
-class Table:
-    """Configurations compared on the test part of one split.
-
-    Attributes:
-        metrics: names in `METRICS`, in the order of the columns.
-        rows: in the order in which the records came.
-        footer: what must be known to read the numbers, one statement a line.
-    """
-
-    dataset: str
-    protocol: str
-    split_digest: str
-    metrics: tuple[str, ...]
-    rows: tuple[Row, ...]
-    footer: tuple[str, ...]
-
-
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a record.
-
-    Columns: the record's facts under their own names; `test.<metric>` and `val.<metric>` for every
-    metric of `METRICS`, unrounded, NaN where undefined or not recorded; `ledger.<entry>`.
-
-    Raises:
-        VerificationError: two records of the same configuration and seed.
-    """
-    rows = []
-    for record in _checked(records):
-        row = {fact: record.get(fact) for fact in _FACTS}
-        for part in ("test", "val"):
-            metrics = record["metrics"].get(part) or {}
-            values = {name: metric.read(metrics) for name, metric in METRICS.items()}
-            row |= {
-                f"{part}.{name}": float("nan") if value is None else value
-                for name, value in values.items()
-            }
-        row |= {f"ledger.{name}": value for name, value in record.get("ledger", {}).items()}
-        rows.append(row)
-    measured = [f"{part}.{name}" for part in ("test", "val") for name in METRICS]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*_FACTS, *measured])
+FORMATS: tuple[Format, ...] = ("md", "csv", "latex", "html")
 
 
 def comparison(
@@ -144,203 +64,85 @@ def comparison(
         UsageError: an unknown metric.
         VerificationError: two records of the same configuration and seed.
     """
-    names = tuple(normalise(name) for name in metrics)
-    for name in names:
-        if name not in METRICS:
-            raise UsageError(suggest("metric", name, list(METRICS)))
-    return [_table(group, names) for group in _grouped(_checked(records), _what_is_compared)]
+    quantities = of_metrics(metrics)
+    return tables_of(records, lambda _: quantities)
+
+
+def sheets(
+    records: Sequence[Record],
+    layout: str = PLAIN,
+    *,
+    against_best: AgainstBest | None = None,
+    published: Published | None = None,
+    classes: bool = False,
+    mixed: bool = False,
+    sort: str | None = None,
+) -> list[Sheet]:
+    """The tables of one layout, ready for a format.
+
+    Args:
+        records: as stored, or as `reading.read` cuts them.
+        layout: a name in `LAYOUTS`.
+        against_best: compares rows with the best of a column, for bold; None for no bold.
+        published: figures to stand below; None for none.
+        classes: whether a table of each class follows.
+        mixed: whether several protocols or splits may stand side by side.
+        sort: the column by which rows are ordered, best first; None for the records' order.
+
+    Raises:
+        UsageError: no such layout or column; several protocols in one table.
+        VerificationError: two records of the same configuration and seed.
+    """
+    if layout not in LAYOUTS:
+        raise UsageError(suggest("preset", layout, list(LAYOUTS)))
+    chosen = LAYOUTS[layout]
+    tables = tables_of(records, chosen.quantities)
+    if chosen.side_by_side and not mixed:
+        check_one_protocol(tables)
+    if sort is not None:
+        tables = ordered_by(tables, sort)
+    if against_best is not None:
+        tables = [with_bold(table, against_best) for table in tables]
+    tables = [table.with_notes(chosen.notes(table)) for table in tables]
+    if chosen.side_by_side:
+        found = [side_by_side(tables, published, chosen.title)]
+    else:
+        found = [single(table, published, chosen.title) for table in tables]
+    if classes:
+        found += [single(table, title="Each class") for table in per_class_tables(tables)]
+    return found
+
+
+def single_sheets(tables: Iterable[Table]) -> list[Sheet]:
+    """Each table as a sheet of its own."""
+    return [single(table) for table in tables]
+
+
+def written(found: Sequence[Sheet], table_format: Format) -> str:
+    """Sheets as one text: below each other, or, as CSV, under one line of headings."""
+    if table_format == "csv":
+        return as_csv.to_csv(found)
+    if table_format == "html":
+        return as_html.to_html(found)
+    write = as_latex.to_latex if table_format == "latex" else as_markdown.to_markdown
+    return "\n\n".join(write(sheet).rstrip("\n") for sheet in found) + "\n"
 
 
 def to_markdown(table: Table) -> str:
     """The table and its footer in GitHub's Markdown; rates in percent with two decimals."""
-    shown = _shown_keys(table.rows)
-    lines = [
-        {
-            "method": _escaped(row.label) + (f" {DAGGER}" if row.uses_validation else ""),
-            "key": shown[row.key],
-            "seeds": f"{len(row.seeds)}{' (provisional)' if row.provisional else ''}",
-            **{
-                _escaped(_column(METRICS[name])): _cell_text(row.cells[name], METRICS[name])
-                for name in table.metrics
-            },
-        }
-        for row in table.rows
-    ]
-    alignment = ("left", "left", *["right"] * (1 + len(table.metrics)))
-    body = pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True, colalign=alignment)
-    footer = "\n".join(f"- {_escaped(line)}" for line in table.footer)
-    return f"{body}\n\n{footer}\n"
+    return as_markdown.to_markdown(single(table))
 
 
 def to_csv(table: Table) -> str:
     """One line for each row and metric; means and deviations unrounded, empty where undefined."""
-    lines = [
-        {
-            "dataset": table.dataset,
-            "protocol": table.protocol,
-            "split_digest": table.split_digest,
-            "label": row.label,
-            "key": row.key,
-            "uses_validation": row.uses_validation,
-            "num_seeds": len(row.seeds),
-            "seeds": " ".join(map(str, row.seeds)),
-            "provisional": row.provisional,
-            "metric": name,
-            "mean": row.cells[name].mean,
-            "sd": row.cells[name].sd,
-        }
-        for row in table.rows
-        for name in table.metrics
-    ]
-    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+    return as_csv.to_csv([single(table)])
 
 
-def per_class(record: Record) -> str:
-    """The closing table of one run, as plain text: a line a class, then the summary.
-
-    A dash stands for what is undefined.
-    """
-    metrics = record["metrics"]["test"]
-    rows = metrics["per_class"]
-    rates = {"Pre": "precision", "Sen": "sensitivity", "Spe": "specificity"}
-    rates |= {"F1": "f1", "AUC": "auc"}
-    columns = {
-        "class": rows["class_names"],
-        "train": rows["train_count"],
-        "test": rows["support"],
-        **{title: [_percent(value) for value in rows[name]] for title, name in rates.items()},
-    }
-    alignment = ("left", *["right"] * (len(columns) - 1))
-    body = tabulate(columns, headers="keys", colalign=alignment, disable_numparse=True)
-    title = "{label}, seed {seed}: {dataset}, {protocol}, test part; rates in percent"
-    return f"{title.format_map(record)}\n\n{body}\n\n{_summary_lines(metrics)}\n"
+def to_latex(table: Table) -> str:
+    """The table and its footer in LaTeX, for booktabs."""
+    return as_latex.to_latex(single(table))
 
 
-def _summary_lines(metrics: Mapping[str, Any]) -> str:
-    num_classes, averaged = metrics["num_classes"], metrics["classes_averaged"]
-    rows, lines = metrics["per_class"], []
-    for name in DEFAULT_METRICS:
-        counted = averaged.get(name, num_classes)
-        note = "" if counted == num_classes else f"over {counted} of {num_classes} classes"
-        lines.append((name.replace("_", " "), _percent(METRICS[name].read(metrics)), note))
-    support = dict(zip(rows["class_names"], rows["support"], strict=True))
-    for group, bounds in GROUP_BOUNDS.items():
-        members = metrics["groups"][group]["classes"]
-        tested = sum(support[name] > 0 for name in members)
-        note = f"over {tested} of {len(members)} classes with {bounds} training images"
-        if not members:
-            note = f"no such class ({bounds} training images)"
-        sensitivity = _percent(METRICS[f"{group}_sensitivity"].read(metrics))
-        lines.append((f"{group} sensitivity", sensitivity, note))
-    if metrics["num_tied"]:
-        lines.append(("tied images", str(metrics["num_tied"]), "the first class was taken"))
-    alignment = ("left", "right", "left")
-    return tabulate(lines, tablefmt="plain", colalign=alignment, disable_numparse=True)
-
-
-def _checked(records: Iterable[Record]) -> list[Record]:
-    """The records as a list, none of them twice: a run counted twice would shrink its spread."""
-    checked = list(records)
-    seen = set()
-    for record in checked:
-        run = (record["key"], record["seed"])
-        if run in seen:
-            raise VerificationError(
-                f"Two records of one run, {record['key']}/seed-{record['seed']} "
-                f"({record['label']}). Expected one a seed: give each folder of results once."
-            )
-        seen.add(run)
-    return checked
-
-
-def _grouped(
-    records: Iterable[Record], value: Callable[[Record], tuple[Any, ...]]
-) -> list[list[Record]]:
-    """Records with the same value together, in the order in which they came."""
-    groups: dict[tuple[Any, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(value(record), []).append(record)
-    return list(groups.values())
-
-
-def _what_is_compared(record: Record) -> tuple[str, ...]:
-    notes = record.get("protocol_notes") or {}
-    facts = {name: note for name, note in notes.items() if not isinstance(note, str)}
-    images = (record.get("key_parts") or {}).get("image_digest", "")
-    where = record["dataset"], record["protocol"], record["split_digest"]
-    return *where, images, canonical_json(facts)
-
-
-def _table(records: Sequence[Record], metrics: tuple[str, ...]) -> Table:
-    configurations = _grouped(records, lambda record: (record["key"],))
-    rows = tuple(_row(group, metrics) for group in configurations)
-    first = records[0]
-    where = first["dataset"], first["protocol"], first["split_digest"]
-    lines = footer(records, _row_names(rows), {row.key: row.seeds for row in rows})
-    if any(row.provisional for row in rows):
-        lines.append(f"Provisional: fewer than {NUM_SEEDS_WANTED} seeds.")
-    if any(row.uses_validation for row in rows):
-        lines.append(f"{DAGGER} Training itself uses results on the validation part.")
-    return Table(*where, metrics=metrics, rows=rows, footer=tuple(lines))
-
-
-def _row(records: Sequence[Record], metrics: tuple[str, ...]) -> Row:
-    return Row(
-        label=records[0]["label"],
-        key=records[0]["key"],
-        seeds=tuple(sorted(record["seed"] for record in records)),
-        uses_validation=any(record["uses_validation"] for record in records),
-        cells={name: _cell(records, METRICS[name]) for name in metrics},
-    )
-
-
-def _cell(records: Sequence[Record], metric: Metric) -> Cell:
-    values = [metric.read(record["metrics"]["test"]) for record in records]
-    defined = [value for value in values if value is not None]
-    # A mean over some of the seeds would look like the others and be another quantity.
-    if len(defined) < len(values):
-        return Cell(None, None)
-    sd = statistics.stdev(defined) if len(defined) > 1 else None
-    return Cell(statistics.fmean(defined), sd)
-
-
-def _row_names(rows: Sequence[Row]) -> dict[str, str]:
-    """By key, the row's label, with the shown key where the label alone is not enough."""
-    labels = [row.label for row in rows]
-    shown = _shown_keys(rows)
-    return {
-        row.key: f"{row.label} {shown[row.key]}" if labels.count(row.label) > 1 else row.label
-        for row in rows
-    }
-
-
-def _shown_keys(rows: Sequence[Row]) -> dict[str, str]:
-    """By key, its first characters: at least eight, and as many as tell all keys apart."""
-    keys = {row.key for row in rows}
-    length = next(n for n in itertools.count(8) if len({key[:n] for key in keys}) == len(keys))
-    return {key: key[:length] for key in keys}
-
-
-def _column(metric: Metric) -> str:
-    return metric.paper_column or metric.name.replace("_", " ")
-
-
-def _cell_text(cell: Cell, metric: Metric) -> str:
-    if cell.mean is None:
-        return UNDEFINED
-    numbers = [cell.mean] if cell.sd is None else [cell.mean, cell.sd]
-    texts = (f"{100 * x:.2f}" if metric.percent else f"{x:.4f}" for x in numbers)
-    return " \N{PLUS-MINUS SIGN} ".join(texts)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "}
-_MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\|_*`["} | _ENTITIES)
-
-
-def _escaped(text: str) -> str:
-    """`text` so that Markdown shows it as it is, also inside a table."""
-    return text.translate(_MARKDOWN)
+def to_html(table: Table) -> str:
+    """The table and its footer as a page."""
+    return as_html.to_html([single(table)])

@@ -6,14 +6,20 @@ import io
 import json
 import math
 import statistics
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from table_records import CE, ECL, OTHER, made, made_metrics
+
 from ltbench.errors import UsageError, VerificationError
 from ltbench.metrics import METRICS, evaluate
 from ltbench.predictions import Predictions
+from ltbench.report.as_csv import COLUMNS, read_csv
 from ltbench.report.tables import (
     DEFAULT_METRICS,
     comparison,
@@ -22,49 +28,6 @@ from ltbench.report.tables import (
     to_csv,
     to_markdown,
 )
-
-CE, ECL, OTHER = "1a2b3c4d5e6f7081", "9f8e7d6c5b4a3921", "9f8e7d6c00000000"
-
-
-def made_metrics(accuracy, **more):
-    values = {
-        "accuracy": accuracy,
-        "macro_sensitivity": accuracy - 0.1,
-        "macro_precision": accuracy - 0.05,
-        "macro_f1": accuracy - 0.125,
-        "macro_auc": None,
-        "balanced_accuracy": accuracy - 0.1,
-        "nll": 1.25,
-    }
-    return {**values, **more}
-
-
-def made(label="ce", key=CE, seed=0, accuracy=0.8, metrics=None, **more):
-    record = {
-        "schema_version": 1,
-        "label": label,
-        "method": label.partition("@")[0].partition(" ")[0],
-        "preset": None,
-        "dataset": "digits_lt",
-        "protocol": "held_out",
-        "protocol_notes": {"measured_imbalance": {"train": 50.0}, "split_by": "image"},
-        "groups_note": "writers are unknown.",
-        "key": key,
-        "seed": seed,
-        "split_digest": "0123456789abcdef" * 4,
-        "select": "val.accuracy",
-        "recipe": "digits",
-        "uses_validation": label.startswith("ecl"),
-        "precision": "32-true",
-        "device": "cpu",
-        "num_devices": 1,
-        "threads": 2,
-        "versions": {"torch": "2.14.1", "ltbench": "0.1.0"},
-        "metrics": {"test": metrics or made_metrics(accuracy), "val": None},
-        "ledger": {"num_parameters": 1234, "wall_time_s": 1.5},
-    }
-    return {**record, **more}
-
 
 RECORDS = [
     *(made(seed=seed, accuracy=accuracy) for seed, accuracy in enumerate([0.8, 0.81, 0.79])),
@@ -76,26 +39,28 @@ RECORDS = [
 def test_markdown_letter_by_letter():
     (table,) = comparison(RECORDS, metrics=("accuracy", "macro_auc", "nll"))
     assert to_markdown(table) == (
-        "| method                       | key       |           seeds |          Acc |   AUC |"
-        "             nll |\n"
-        "|:-----------------------------|:----------|----------------:|-------------:|------:|"
+        "**Test results on digits_lt, protocol held_out**\n"
+        "\n"
+        "| method                       | key       |           seeds |      Acc (%) |   AUC (%) |"
+        "      NLL (nats) |\n"
+        "|:-----------------------------|:----------|----------------:|-------------:|----------:|"
         "----------------:|\n"
-        "| ce                           | 1a2b3c4d5 | 3 (provisional) | 80.00 ± 1.00 |   n/a |"
+        "| ce                           | 1a2b3c4d5 | 3 (provisional) | 80.00 ± 1.00 |       n/a |"
         " 1.2500 ± 0.0000 |\n"
-        "| ecl@authors †                | 9f8e7d6c5 |               5 | 87.00 ± 1.58 |   n/a |"
+        "| ecl@authors †                | 9f8e7d6c5 |               5 | 87.00 ± 1.58 |       n/a |"
         " 1.2500 ± 0.0000 |\n"
-        "| ecl method.temperature=0.2 † | 9f8e7d6c0 | 1 (provisional) |        90.00 |   n/a |"
+        "| ecl method.temperature=0.2 † | 9f8e7d6c0 | 1 (provisional) |        90.00 |       n/a |"
         "          1.2500 |\n"
         "\n"
-        "- Data set: digits\\_lt. Protocol: held\\_out. Split: 0123456789ab. Results are of its"
+        "- Data set: digits_lt. Protocol: held_out. Split: 0123456789ab. Results are of its"
         " test part.\n"
-        "- Protocol notes: measured imbalance: train 50; split by: image; groups note: writers are"
-        " unknown.\n"
+        "- Protocol notes: measured imbalance: train 50; split by: image.\n"
+        "- Groups: writers are unknown.\n"
         "- Leak: groups are not known, so none can be measured.\n"
         "- Recipe: digits. Seeds: 0, 1, 2 (ce); 0, 1, 2, 3, 4 (ecl@authors);"
-        " 0 (ecl method.temperature=0.2). Selection: val.accuracy.\n"
-        "- Devices: 1 x cpu. Precision: 32-true. Threads: 2. Views: device.\n"
-        "- Versions: ltbench 0.1.0, torch 2.14.1.\n"
+        " 0 (ecl method.temperature=0.2). Selection: val.accuracy. Epochs: 60.\n"
+        "- Devices: 1 x cpu. Precision: 32. Threads: 2. Views: device.\n"
+        "- Code: commit 0123abcd0123. Versions: ltbench 0.1.0, torch 2.14.1.\n"
         "- Mean ± sample standard deviation over seeds; rates in percent.\n"
         "- Provisional: fewer than 5 seeds.\n"
         "- † Training itself uses results on the validation part.\n"
@@ -106,16 +71,18 @@ def test_csv_letter_by_letter():
     (table,) = comparison(RECORDS[:2] + RECORDS[-1:], metrics=("accuracy", "macro_auc"))
     sd = statistics.stdev([0.8, 0.81])
     split = "0123456789abcdef" * 4
+    ce = f"digits_lt,held_out,{split},ce,{CE},False,2,0 1,True,,"
+    ecl = f"digits_lt,held_out,{split},ecl method.temperature=0.2,{OTHER},True,1,0,True,,"
     assert to_csv(table) == (
         "dataset,protocol,split_digest,label,key,uses_validation,num_seeds,seeds,provisional,"
-        "metric,mean,sd\n"
-        f"digits_lt,held_out,{split},ce,{CE},False,2,0 1,True,accuracy,0.805,{sd!r}\n"
-        f"digits_lt,held_out,{split},ce,{CE},False,2,0 1,True,macro_auc,,\n"
-        f"digits_lt,held_out,{split},ecl method.temperature=0.2,{OTHER},True,1,0,True,"
-        "accuracy,0.9,\n"
-        f"digits_lt,held_out,{split},ecl method.temperature=0.2,{OTHER},True,1,0,True,"
-        "macro_auc,,\n"
+        "class,metric,unit,mean,sd,text,bold,num_images,num_groups,published,verified,paper,table,"
+        "row\n"
+        f"{ce}accuracy,,0.805,{sd!r},,False,,,False,,,,\n"
+        f"{ce}macro_auc,,,,,False,,,False,,,,\n"
+        f"{ecl}accuracy,,0.9,,,False,,,False,,,,\n"
+        f"{ecl}macro_auc,,,,,False,,,False,,,,\n"
     )
+    assert set(read_csv(to_csv(table))[0]) == set(COLUMNS)
 
 
 def test_csv_holds_the_unrounded_numbers():
@@ -129,9 +96,10 @@ def test_csv_holds_the_unrounded_numbers():
 
 def test_the_default_columns_are_the_papers_five_and_balanced_accuracy():
     (table,) = comparison(RECORDS)
-    header = [cell.strip() for cell in to_markdown(table).splitlines()[0].strip("|").split("|")]
+    header = [cell.strip() for cell in to_markdown(table).splitlines()[2].strip("|").split("|")]
     assert header == [
-        *("method", "key", "seeds", "Acc", "Sen", "Pre", "F1", "AUC", "balanced accuracy"),
+        *("method", "key", "seeds", "Acc (%)", "Sen (%)", "Pre (%)", "F1 (%)", "AUC (%)"),
+        "balanced accuracy (%)",
     ]
     assert table.metrics == DEFAULT_METRICS
 
@@ -155,8 +123,9 @@ def test_protocols_splits_imbalances_and_data_sets_never_share_a_table():
 def test_notes_in_words_do_not_divide_a_table():
     notes = {"measured_imbalance": {"train": 50.0}, "split_by": "picture"}
     (table,) = comparison([made(), made("focal", ECL, protocol_notes=notes)])
-    assert "split by: image; groups note: writers are unknown (ce); " in table.footer[1]
-    assert "split by: picture; groups note: writers are unknown (focal)." in table.footer[1]
+    assert "split by: image (ce); " in table.footer[1]
+    assert "split by: picture (focal)." in table.footer[1]
+    assert table.footer[2] == "Groups: writers are unknown."
 
 
 def test_one_label_with_two_keys_stays_two_rows_told_apart():
@@ -180,7 +149,7 @@ def test_differences_between_rows_are_said():
     text = "\n".join(table.footer)
     assert "Recipe: digits (ce); fashion (focal)." in text
     assert "Devices: 1 x cpu (ce); 1 x A100 (focal)." in text
-    assert "Precision: 32-true (ce); bf16-mixed (focal)." in text
+    assert "Precision: 32 (ce); bf16-mixed (focal)." in text
 
 
 def test_batchnorm_is_told_where_a_row_had_several_devices():
@@ -231,11 +200,11 @@ def test_markdown_escapes_what_would_be_markup():
     label = "a|b <i>&amp; my_net *x* `y` [z](u)\\"
     (table,) = comparison([made(label, dataset="a_b|c")])
     text = to_markdown(table)
-    shown = "a\\|b &lt;i&gt;&amp;amp; my\\_net \\*x\\* \\`y\\` \\[z](u)\\\\"
-    header, _, row = text.splitlines()[:3]
+    shown = "a\\|b &lt;i&gt;&amp;amp; my_net \\*x\\* \\`y\\` \\[z](u)\\\\"
+    header, _, row = text.splitlines()[2:5]
     assert row.startswith(f"| {shown} ")
     assert row.replace("\\|", "").count("|") == header.count("|")
-    assert "Data set: a\\_b\\|c." in text
+    assert "Data set: a_b\\|c." in text
     assert label in to_csv(table)
 
 
