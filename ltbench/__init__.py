@@ -1,13 +1,14 @@
 """ltbench: a benchmark suite for long-tailed image classification.
 
 `ltbench.run`, `ltbench.sweep`, `ltbench.tune`, `ltbench.ablate`, `ltbench.table`,
-`ltbench.audit_data`, `ltbench.external_test`, `ltbench.describe`, `ltbench.list_methods` and
-`ltbench.list_datasets` are the Python twins of the commands.
+`ltbench.compare`, `ltbench.audit_data`, `ltbench.external_test`, `ltbench.describe`,
+`ltbench.list_methods` and `ltbench.list_datasets` are the Python twins of the commands.
 """
 
 from ltbench.api import (
     ablate,
     audit_data,
+    compare,
     describe,
     external_test,
     list_datasets,
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "ablate",
     "audit_data",
+    "compare",
     "describe",
     "external_test",
     "list_datasets",

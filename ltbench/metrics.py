@@ -147,7 +147,7 @@ def evaluate(predictions: Predictions, train_counts: Sequence[int]) -> dict[str,
     num_images, num_classes = logits.shape
     confusion = confusion_matrix(targets, predicted, num_classes)
     rows = _class_rows(confusion)
-    probabilities, log_probabilities = _softmax(logits)
+    probabilities, log_probabilities = softmax(logits)
     rows["auc"] = _one_vs_rest_auc(targets, probabilities)
     raw_auc = _one_vs_rest_auc(targets, logits)
     mcc, kappa = _agreement(targets, predicted)
@@ -190,7 +190,7 @@ def validation_summary(predictions: Predictions) -> dict[str, Any]:
     confusion = confusion_matrix(targets, logits.argmax(axis=1), logits.shape[1])
     rows = _class_rows(confusion)
     return {
-        **_summary(confusion, rows, targets, _softmax(logits)[1]),
+        **_summary(confusion, rows, targets, softmax(logits)[1]),
         "per_class": {name: _nullable(rows[name]) for name in ("sensitivity", "f1")},
     }
 
@@ -271,7 +271,7 @@ def _summary(
     }
 
 
-def _softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and their logarithms, float64 (N, C), finite for any finite float32 logits."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
