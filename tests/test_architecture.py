@@ -36,7 +36,7 @@ LAYERS = (
     "ablation",
     "trained external",
     "api catalogue listing inspection data_work console scaffold grid grid.* tuning tuning.*",
-    "options data_cli grid_cli tune_cli cli testing testing.*",
+    "options data_cli grid_cli tune_cli compare_cli cli testing testing.*",
     "__init__",
 )
 # Imports that go the wrong way, each with what would mend it.

@@ -18,7 +18,7 @@ from ltbench.predictions import Predictions
 from ltbench.registry import suggest
 from ltbench.results import PREDICTIONS, RunFolder
 from ltbench.stats.crossed import Estimate, estimate
-from ltbench.stats.resamples import NUM_RESAMPLES, RANDOM_SEED, Resamples, Tested, resample
+from ltbench.stats.resamples import NUM_RESAMPLES, RANDOM_SEED, GroupedImages, Resamples, resample
 from ltbench.stats.scores import CLASS_METRICS, averaged_classes, draws
 
 Rows = Mapping[str, Sequence[RunFolder]]
@@ -65,7 +65,7 @@ class Board:
         return next(iter(next(iter(self.runs.values())).values()))
 
     @cached_property
-    def tested(self) -> Tested:
+    def tested(self) -> GroupedImages:
         """The images all runs were tested on.
 
         Raises:
@@ -76,7 +76,7 @@ class Board:
         _, codes = np.unique(groups, return_inverse=True)
         record = next(iter(next(iter(self._records.values())).values()))
         noun = str((record.get("leak") or {}).get("noun") or "group")
-        return Tested(
+        return GroupedImages(
             first.ids,
             first.targets,
             first.class_names,

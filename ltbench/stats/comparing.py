@@ -221,12 +221,6 @@ def _comparison(
         for family in families
         for line in _lines(board, keys, (labels[0], labels[1]), family, level)
     ]
-    single = [tested.class_names[c] for c in classes if tested.holds[:, c].sum() == 1]
-    if single:
-        notes.append(
-            f"With one {tested.group_noun if tested.grouped else 'image'} each, "
-            f"{', '.join(single)} cannot be resampled: intervals do not cover how they vary."
-        )
     return Comparison(
         labels[0],
         labels[1],
@@ -239,8 +233,21 @@ def _comparison(
         tested.group_noun if tested.grouped else "image",
         level,
         tuple(lines),
-        tuple(notes),
+        (*notes, *_alone(board)),
     )
+
+
+def _alone(board: Board) -> list[str]:
+    """The classes that resampling cannot vary."""
+    tested = board.tested
+    single = [tested.class_names[c] for c in np.flatnonzero(tested.holds.sum(axis=0) == 1)]
+    if not single:
+        return []
+    noun = tested.group_noun if tested.grouped else "image"
+    return [
+        f"With one {noun} each, {', '.join(single)} cannot be resampled: intervals do not cover "
+        "how they vary."
+    ]
 
 
 def _lines(

@@ -41,7 +41,6 @@ import numpy as np
 POWER: Final = 0.8
 _SMALLEST_P: Final = 1e-15
 _LEAST_SHARE_DEFINED: Final = 0.5
-_STEPS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,19 @@ class Estimate:
 
     def p_value(self) -> float | None:
         """Two-sided, of the true number being 0; None where it cannot be told."""
+        from scipy.optimize import brentq
+
         if self.standard_error is None:
             return 1.0 if self.value == 0 else None
-        low, high = math.log(_SMALLEST_P), 0.0  # h falls as the level grows
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            if (self.half_width(math.exp(middle)) or 0.0) < abs(self.value):
-                high = middle
-            else:
-                low = middle
-        return math.exp(high)
+        size = abs(self.value)
+
+        def too_wide(log_level: float) -> float:
+            return (self.half_width(math.exp(log_level)) or 0.0) - size
+
+        lowest = math.log(_SMALLEST_P)
+        if size == 0 or too_wide(lowest) < 0:
+            return 1.0 if size == 0 else _SMALLEST_P
+        return math.exp(float(brentq(too_wide, lowest, 0.0)))
 
     def detectable(self, alpha: float) -> float | None:
         """The smallest true difference that is found with a probability of 80 %: h + 0.84 SE.

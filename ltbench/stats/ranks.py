@@ -11,12 +11,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ltbench.errors import DataMissingError, UsageError
 from ltbench.metrics import METRICS
 from ltbench.registry import DATASETS
 from ltbench.stats.board import check_metric
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FEWEST_SETS: Final = 6
 FEWEST_METHODS: Final = 3
@@ -171,33 +174,25 @@ def _ranked(
     level: float,
 ) -> CriticalDifference:
     import numpy as np
-    from scipy.stats import friedmanchisquare, rankdata, studentized_range
+    from scipy.stats import rankdata
 
-    try:
-        from scikit_posthocs import posthoc_nemenyi_friedman
-    except ImportError as error:
-        raise DataMissingError(
-            'A critical-difference diagram needs scikit-posthocs: pip install "ltbench[stats]".'
-        ) from error
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     scores = sign * np.asarray(table, dtype=np.float64)
-    ranks = rankdata(scores, axis=1).mean(axis=0)
     num_sets, num_rows = scores.shape
+    ranks = rankdata(scores, axis=1).mean(axis=0)
     order = [int(i) for i in np.argsort(ranks, kind="stable")]
-    p_pairs = np.asarray(posthoc_nemenyi_friedman(scores))
-    spread = float(studentized_range.ppf(level, num_rows, np.inf)) / math.sqrt(2)
-    critical = spread * math.sqrt(num_rows * (num_rows + 1) / (6 * num_sets))
-    constant = bool((scores == scores[:, :1]).all())  # Friedman's statistic is 0 / 0
+    named = [labels[i] for i in order]
+    p_friedman, p_pairs, critical = _tests(scores[:, order], level)
     return CriticalDifference(
         metric,
         {labels[i]: float(ranks[i]) for i in order},
         critical,
-        _cliques([labels[i] for i in order], [float(ranks[i]) for i in order], critical),
-        1.0 if constant else float(friedmanchisquare(*scores.T).pvalue),
+        _cliques(named, [float(ranks[i]) for i in order], critical),
+        p_friedman,
         {
-            (labels[a], labels[b]): float(p_pairs[a, b])
-            for place, a in enumerate(order)
-            for b in order[place + 1 :]
+            (named[a], named[b]): float(p_pairs[a, b])
+            for a in range(num_rows)
+            for b in range(a + 1, num_rows)
         },
         used,
         dict(left_out),
@@ -205,6 +200,29 @@ def _ranked(
         f"Friedman's test and Nemenyi's at {100 * level:g} % over {num_sets} independent data sets "
         f"and {num_rows} methods, each ranked by its mean {metric.replace('_', ' ')} over seeds",
     )
+
+
+def _tests(scores: np.ndarray, level: float) -> tuple[float, np.ndarray, float]:
+    """(p of Friedman's test, those of Nemenyi's by pair, critical difference of ranks).
+
+    Args:
+        scores: (data sets, methods), smaller is better.
+    """
+    import numpy as np
+    from scipy.stats import friedmanchisquare, studentized_range
+
+    try:
+        from scikit_posthocs import posthoc_nemenyi_friedman
+    except ImportError as error:
+        raise DataMissingError(
+            'A critical-difference diagram needs scikit-posthocs: pip install "ltbench[stats]".'
+        ) from error
+    num_sets, num_rows = scores.shape
+    spread = float(studentized_range.ppf(level, num_rows, np.inf)) / math.sqrt(2)
+    critical = spread * math.sqrt(num_rows * (num_rows + 1) / (6 * num_sets))
+    constant = bool((scores == scores[:, :1]).all())  # Friedman's statistic is 0 / 0
+    p_friedman = 1.0 if constant else float(friedmanchisquare(*scores.T).pvalue)
+    return p_friedman, np.asarray(posthoc_nemenyi_friedman(scores)), critical
 
 
 def _cliques(

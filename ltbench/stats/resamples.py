@@ -26,7 +26,7 @@ _MOST_ROUNDS: Final = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class GroupedImages:
     """The images of a test part, in order of their ids.
 
     Attributes:
@@ -74,7 +74,7 @@ class Resamples:
         seed: of the random numbers.
     """
 
-    tested: Tested
+    tested: GroupedImages
     strata: np.ndarray
     counts: np.ndarray
     seed: int
@@ -144,7 +144,7 @@ class Resamples:
 
 
 def resample(
-    tested: Tested, *, num_resamples: int = NUM_RESAMPLES, seed: int = RANDOM_SEED
+    tested: GroupedImages, *, num_resamples: int = NUM_RESAMPLES, seed: int = RANDOM_SEED
 ) -> Resamples:
     """Draw the groups of a test part again and again; the same for the same ids, groups and seed.
 

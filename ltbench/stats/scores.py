@@ -144,10 +144,10 @@ def _first(resamples: Resamples, most: int) -> Iterable[np.ndarray]:
         taken += block.shape[1]
 
 
-def _counted(
-    predictions: Predictions, resamples: Resamples, train_counts: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """All that follows from hits, guesses and support of each class."""
+def _counts_by_class(
+    predictions: Predictions, resamples: Resamples
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(images of a class recognised, predicted as it, and belonging to it), (1 + B, C) each."""
     from scipy.sparse import csr_array
 
     targets, num_classes = resamples.tested.targets, len(resamples.tested.class_names)
@@ -165,6 +165,14 @@ def _counted(
         np.ascontiguousarray(np.concatenate(parts, axis=1).T, dtype=np.float64)
         for parts in zip(*found, strict=True)
     )
+    return hits, guesses, support
+
+
+def _counted(
+    predictions: Predictions, resamples: Resamples, train_counts: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """All that follows from hits, guesses and support of each class."""
+    hits, guesses, support = _counts_by_class(predictions, resamples)
     rows = {
         "sensitivity": _ratio(hits, support),
         "precision": _ratio(hits, guesses),
@@ -173,15 +181,9 @@ def _counted(
     precision = np.where(support > 0, np.nan_to_num(rows["precision"]), np.nan)
     sensitivity = _mean_of_defined(rows["sensitivity"])
     counts = np.asarray(train_counts)
-    total, trace = support.sum(axis=1), hits.sum(axis=1)
-    chance = (guesses * support).sum(axis=1)
-    above = trace * total - chance
-    truth = total**2 - np.square(support).sum(axis=1)
-    guessed = total**2 - np.square(guesses).sum(axis=1)
-    mcc = np.where(guessed > 0, _ratio(above, np.sqrt(truth * guessed)), 0.0)
     return {
         **{f"class.{name}": values for name, values in rows.items()},
-        "accuracy": trace / total,
+        "accuracy": hits.sum(axis=1) / support.sum(axis=1),
         "balanced_accuracy": sensitivity,
         "macro_sensitivity": sensitivity,
         "macro_precision": _mean_of_defined(precision),
@@ -191,6 +193,19 @@ def _counted(
             name: _mean_of_defined(rows["sensitivity"][:, members(counts)])
             for name, members in _GROUP_MEMBERS.items()
         },
+        **_agreement(hits, guesses, support),
+    }
+
+
+def _agreement(hits: np.ndarray, guesses: np.ndarray, support: np.ndarray) -> dict[str, np.ndarray]:
+    """Matthews correlation and Cohen's kappa, NaN where the truth is one class."""
+    total, trace = support.sum(axis=1), hits.sum(axis=1)
+    chance = (guesses * support).sum(axis=1)
+    above = trace * total - chance
+    truth = total**2 - np.square(support).sum(axis=1)
+    guessed = total**2 - np.square(guesses).sum(axis=1)
+    mcc = np.where(guessed > 0, _ratio(above, np.sqrt(truth * guessed)), 0.0)
+    return {
         "mcc": np.where(truth > 0, mcc, np.nan),
         "cohen_kappa": np.where(truth > 0, _ratio(above, total**2 - chance), np.nan),
     }
