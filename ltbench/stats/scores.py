@@ -107,11 +107,14 @@ def weighted_auc(
     add_few = csr_array((ones[few], (level_of, few)), shape=(len(levels), count))
     areas = []
     for weights in blocks:
-        by_slot, by_level = add_many @ weights, add_few @ weights
-        reached = np.cumsum(by_slot, axis=0)
-        credit = reached[0:-1:2] + by_slot[1::2] / 2
-        pairs = np.einsum("kb,kb->b", by_level.astype(np.float64), credit.astype(np.float64))
-        total = reached[-1].astype(np.float64) * by_level.sum(axis=0, dtype=np.float64)
+        by_slot, by_level = add_many @ weights, (add_few @ weights).astype(np.float64)
+        steps, ties = by_slot[0:-1:2], by_slot[1::2]
+        steps[1:] += ties[:-1]
+        # Sums along rows that lie together in memory take a tenth of the time.
+        reached = np.cumsum(np.ascontiguousarray(steps.T), axis=1, dtype=np.float64)
+        pairs = np.einsum("kb,bk->b", by_level, reached)
+        pairs += np.einsum("kb,kb->b", by_level, ties.astype(np.float64)) / 2
+        total = (reached[:, -1] + ties[-1] + by_slot[-1]) * by_level.sum(axis=0)
         areas.append(pairs / total)
     area = np.concatenate(areas)
     return area if few_are_positive else 1.0 - area

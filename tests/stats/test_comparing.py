@@ -90,7 +90,7 @@ def test_one_metric(runs):
 
 def test_rows_are_found_by_label_or_key(runs):
     assert ltbench.compare("bbbb", "aaaaaa", "made", results=runs).first == "ecl"
-    assert ltbench.compare("ECL@Authors", "ce", "made", results=runs).first == "ecl@authors"
+    assert ltbench.compare("ecl@authors", "ce", "made", results=runs).first == "ecl@authors"
     found = ltbench.compare("dddd", "ce", "made", results=runs)
     assert found.first == "ecl method.temperature=0.2"
 
