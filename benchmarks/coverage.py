@@ -35,12 +35,17 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Effects:
-    """Standard deviations of what makes an image recognised, beside that of images (1)."""
+    """Standard deviations of what makes an image recognised, beside that of images (1).
+
+    Attributes:
+        unstable: how many times as much seeds move the last row.
+    """
 
     name: str
     row_and_image: float
     seed: float
     seed_and_image: float
+    unstable: float = 1.0
 
 
 SCENARIOS = (
@@ -48,6 +53,7 @@ SCENARIOS = (
     Effects("seeds move the whole", 0.3, 0.3, 0.5),
     Effects("seeds scatter images", 0.0, 0.0, 1.0),
     Effects("all of these", 0.5, 0.1, 0.5),
+    Effects("seeds move one row more", 0.1, 0.15, 0.3, unstable=3.0),
 )
 
 
@@ -75,7 +81,9 @@ def recognised(
     of_group = random.normal(size=tested.num_groups)[tested.groups]
     images = of_group * 0.8 + random.normal(size=count) * 0.6
     total = images[:, None, None] + effects.row_and_image * random.normal(size=(count, rows, 1))
-    total = total + effects.seed * random.normal(size=(1, rows, seeds))
+    of_seeds = effects.seed * random.normal(size=(1, rows, seeds))
+    of_seeds[:, -1] *= effects.unstable
+    total = total + of_seeds
     total += effects.seed_and_image * random.normal(size=(count, rows, seeds))
     total[:, 0] += gain
     return total > -0.5

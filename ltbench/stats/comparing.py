@@ -15,6 +15,7 @@ from ltbench.metrics import METRICS
 from ltbench.registry import normalise, suggest
 from ltbench.results import RunFolder, read_records
 from ltbench.stats.board import Board, board_of
+from ltbench.stats.means import Mean, mean_of
 from ltbench.stats.paired import LEVEL, Paired, differences
 from ltbench.stats.scores import CLASS_METRICS
 from ltbench.stats.sentences import Measured, measured, smallest_gain, verdict
@@ -31,17 +32,6 @@ _CLASS_METRIC_OF: Final = {
 _SHORTEST_KEY: Final = 4
 
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """One row's mean over its seeds, with an interval of its own (not corrected)."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    standard_error_seeds: float | None
-    standard_error_sampling: float | None
 
 
 @dataclass(frozen=True)
@@ -261,7 +251,7 @@ def _lines(
 
     def compute() -> list[dict[str, Any]]:
         pairs = differences(board, [(*keys, name, c) for name, c in family], level)
-        means = [[_mean(board, key, *one, level) for key in keys] for one in family]
+        means = [[mean_of(board, key, *one, level) for key in keys] for one in family]
         return [
             {"paired": vars(pair), "means": [vars(mean) for mean in two]}
             for pair, two in zip(pairs, means, strict=True)
@@ -307,19 +297,6 @@ def _line(
         paired,
         (verdict(*labels, what, paired), smallest_gain(what, paired)),
     )
-
-
-def _mean(board: Board, row: str, name: str, class_index: int | None, level: float) -> Mean:
-    found = board.estimate(row, name, class_index)
-    if found is None:
-        return Mean(None, None, None, None, None)
-    width = found.half_width(1 - level)
-    seeds = sum(variance for variance, _ in found.seeds) ** 0.5 if found.seeds else None
-    low, high = (None, None) if width is None else (found.value - width, found.value + width)
-    if low is not None and high is not None and (name not in METRICS or METRICS[name].percent):
-        low, high = max(low, 0.0), min(high, 1.0)  # a rate
-    images = float(np.sqrt(found.sampling)) if width is not None else None
-    return Mean(found.value, low, high, seeds, images)
 
 
 def _row_words(record: Record, records: Sequence[Record]) -> str:

@@ -144,8 +144,8 @@ def differences(
         )
     paired = [one is None or bool(one[1]) for one in found]
     return [
-        replace(one, num_comparisons=len(tested), seeds_paired=known)
-        for one, known in zip(made, paired, strict=True)
+        replace(_possible(one, asked_for[2]), num_comparisons=len(tested), seeds_paired=known)
+        for one, asked_for, known in zip(made, asked, paired, strict=True)
     ]
 
 
@@ -195,6 +195,13 @@ def _paired(
         found.detectable(1 - level),
         level=level,
     )
+
+
+def _possible(paired: Paired, name: str) -> Paired:
+    """The interval without differences that two rates cannot have."""
+    if paired.low is None or paired.high is None or (name in METRICS and not METRICS[name].percent):
+        return paired
+    return replace(paired, low=max(paired.low, -1.0), high=min(paired.high, 1.0))
 
 
 def _undefined(board: Board, row: str, other: str, level: float, num_comparisons: int) -> Paired:

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 from tabulate import tabulate
 
 from ltbench.metrics import METRICS
-from ltbench.stats.comparing import Comparison, Line, Mean
+from ltbench.stats.comparing import Comparison, Line
+from ltbench.stats.means import Mean
 from ltbench.stats.sentences import metric_words
 
 Format = Literal["md", "csv", "html"]
@@ -68,7 +69,7 @@ def _table(lines: Sequence[Line], found: Comparison) -> list[dict[str, str]]:
             "p (Holm)": _p(paired.p_adjusted),
             "SE seeds": _number(paired.standard_error_seeds, line),
             "SE test images": _number(paired.standard_error_sampling, line),
-            "smallest shown": _number(paired.detectable, line),
+            "smallest shown": _smallest(paired.detectable, line),
         }
         rows.append(cells)
     return rows
@@ -170,10 +171,18 @@ def _interval(low: float | None, high: float | None, line: Line) -> str:
 def _number(value: float | None, line: Line, *, sign: bool = False) -> str:
     if value is None:
         return _UNDEFINED
-    percent = line.metric not in METRICS or METRICS[line.metric].percent
-    text = f"{100 * value:.1f}" if percent else f"{value:.4f}"
+    text = f"{100 * value:.1f}" if _is_rate(line) else f"{value:.4f}"
     text = f"+{text}" if sign and value > 0 else text
     return text.replace("-", _MINUS)
+
+
+def _smallest(value: float | None, line: Line) -> str:
+    too_large = value is not None and value >= 1 and _is_rate(line)
+    return "none" if too_large else _number(value, line)
+
+
+def _is_rate(line: Line) -> bool:
+    return line.metric not in METRICS or METRICS[line.metric].percent
 
 
 def _p(value: float | None) -> str:

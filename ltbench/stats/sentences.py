@@ -78,6 +78,8 @@ def smallest_gain(what: Measured, found: Paired) -> str:
     """The smallest difference that these test images could show between the two rows."""
     if found.detectable is None:
         return f"What difference in {what.name} {what.where} could show cannot be told."
+    if what.percent and found.detectable >= 1:
+        return f"No difference in {what.name} is large enough for {what.where} and {_seeds(found)}."
     return (
         f"The smallest difference in {what.name} that {what.where} and {_seeds(found)} could show "
         f"is {_amount(found.detectable, what)} (80 % power at {100 * found.level:g} %, "

@@ -64,14 +64,14 @@ def test_overall_and_by_class(runs):
 
 
 def test_sentences_say_n_and_how(runs):
-    found = ltbench.compare("ecl@authors", "ce", "made", metric="sensitivity", results=runs)
+    found = ltbench.compare("dddd", "ce", "made", metric="sensitivity", results=runs)
     rare = found.lines[2].sentences
     assert rare[0].startswith(
-        "ecl@authors is not separable from ce in sensitivity of Grün_| with 12 Grün_| test images "
-        "of 6 lesions (difference "
+        "ecl method.temperature=0.2 is not separable from ce in sensitivity of Grün_| with 12 "
+        "Grün_| test images of 6 lesions (difference "
     )
     assert "95 % interval" in rare[0]
-    assert rare[0].endswith("Holm-adjusted over 3 comparisons; 2 paired seeds).")
+    assert rare[0].endswith("Holm-adjusted over 3 comparisons; 3 paired seeds).")
     assert rare[1].startswith("The smallest difference in sensitivity of Grün_| that 12 Grün_| ")
     assert rare[1].endswith("(80 % power at 95 %, uncorrected).")
 
@@ -219,6 +219,7 @@ def test_sentences():
         "The smallest difference in sensitivity of DF that 23 DF test images and 5 paired seeds "
         "could show is 1.4 points (80 % power at 95 %, uncorrected)."
     )
+    assert smallest_gain(rare, paired(detectable=1.2)).startswith("No difference in sensitivity of")
     nothing = paired(low=None, high=None, detectable=None, standard_error=None)
     assert "too few" in verdict("ecl", "ce", rare, nothing)
     assert "cannot be told" in smallest_gain(rare, nothing)

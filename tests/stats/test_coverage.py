@@ -38,7 +38,7 @@ def test_a_better_row_is_found(coverage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", [0, 1, 2, 3])
+@pytest.mark.parametrize("scenario", [0, 1, 2, 3, 4])
 def test_equal_rows_in_many_repeats(coverage, scenario):
     effects = coverage.SCENARIOS[scenario]
     share = share_called_different(coverage, effects, 400, "all pairs")

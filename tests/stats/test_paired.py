@@ -14,6 +14,7 @@ from ltbench.results import RunFolder, run_folders
 from ltbench.stats import board as boards
 from ltbench.stats.board import Board
 from ltbench.stats.holm import holm
+from ltbench.stats.means import intervals
 from ltbench.stats.paired import against_best, differences
 from ltbench.testing.made_runs import made_predictions, made_run
 
@@ -257,11 +258,34 @@ def test_corrections_are_over_what_is_asked(tmp_path):
     assert "a single comparison" in alone[0].estimator
 
 
+def test_rates_differ_by_no_more_than_they_can(tmp_path):
+    """Two seeds and many comparisons: Student's t would say more than 100 points."""
+    board = Board(made_rows(tmp_path, {"a": 1.0, "b": 1.6}, seeds=range(2)))
+    asked = [("b", "a", f"class.{name}", 2) for name in ("f1", "sensitivity", "auc")]
+    for one in differences(board, asked, 0.999):
+        assert -1 <= one.low <= one.difference <= one.high <= 1
+        assert not one.separable
+
+
 def test_every_metric_has_an_interval(tmp_path):
     board = Board(made_rows(tmp_path, {"a": 1.0, "b": 1.6}))
     for name in set(METRICS) - {"tail_sensitivity", "medium_sensitivity"}:
         (one,) = differences(board, [("b", "a", name, None)])
         assert one.low < one.difference < one.high, name
+
+
+def test_means_have_intervals_of_their_own(tmp_path):
+    rows = made_rows(tmp_path, {"a": 1.0, "b": 3.0})
+    found = intervals(rows, "accuracy")
+    values = [run.record()["metrics"]["test"]["accuracy"] for run in rows["a"]]
+    assert found["a"].value == pytest.approx(np.mean(values))
+    assert found["a"].standard_error_seeds == pytest.approx(np.std(values, ddof=1) / 3**0.5)
+    assert found["a"].low < found["a"].value < found["a"].high
+    assert found["b"].value < found["b"].high <= 1.0
+    assert intervals(rows, "tail_sensitivity")["a"].value is None
+    single = intervals({"a": rows["a"][:1]}, "accuracy")["a"]
+    assert single.standard_error_seeds is None
+    assert single.low < single.value
 
 
 def test_it_is_kept_and_read_again(tmp_path, monkeypatch):
