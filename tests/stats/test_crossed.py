@@ -108,12 +108,12 @@ def test_the_smallest_difference_that_shows():
 def test_coverage_of_one_interval(seed_sd, image_sd, both_sd):
     """At least 95 %, whatever contributes; images are few, to be quick."""
     missed = 0
-    for repeat in range(400):
+    for repeat in range(200):
         random = np.random.default_rng(repeat)
         values = values_by_image(random, 40, 5, seed_sd, image_sd, both_sd)
         found = estimate(values.mean(axis=0), resampled_mean(values, random, 200), 40 / 39, 39)
         missed += abs(found.value) > found.half_width(0.05)
-    assert missed / 400 < 0.05 + 2.5 * (0.05 * 0.95 / 400) ** 0.5
+    assert missed / 200 < 0.05 + 2.5 * (0.05 * 0.95 / 200) ** 0.5
 
 
 def test_holm_is_that_of_statsmodels():
