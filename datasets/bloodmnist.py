@@ -19,6 +19,7 @@ from ltbench.datasets._medmnist import MedMnist, Release
 class BloodMnist(MedMnist):
     """17 092 single cells of healthy persons."""
 
+    image_origins = frozenset({"PBC blood cells"})
     release = Release(
         class_names=(
             "basophil",

@@ -19,6 +19,7 @@ from ltbench.datasets._cifar import CifarLT, Release
 class Cifar100LT(CifarLT):
     """500 training and 100 test images of every one of the fine classes."""
 
+    image_origins = frozenset({"CIFAR-100"})
     release = Release(
         archive="cifar-100-python.tar.gz",
         archive_md5="eb9058c3a382ffc7106e4002c42a8d85",

@@ -19,6 +19,7 @@ from ltbench.datasets._cifar import CifarLT, Release
 class Cifar10LT(CifarLT):
     """5000 training and 1000 test images of every class."""
 
+    image_origins = frozenset({"CIFAR-10"})
     release = Release(
         archive="cifar-10-python.tar.gz",
         archive_md5="c58f30108f718f92721af3b95e74349a",

@@ -70,6 +70,7 @@ class DermaMnist(MedMnist):
         "test sets",
     }
     leaky = frozenset({"official"})
+    image_origins = frozenset({"HAM10000", "ISIC 2018 test"})
     config: Config
 
     release = Release(

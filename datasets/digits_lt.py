@@ -51,6 +51,7 @@ class DigitsLT(Dataset):
     }
     default_protocol = "held_out"
     default_recipe = "digits"
+    image_origins = frozenset({"UCI optical digits"})
     config: Config
 
     def load(self, protocol: str) -> Source:

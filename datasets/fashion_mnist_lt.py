@@ -73,6 +73,7 @@ class FashionMnistLT(Dataset):
     }
     default_protocol = "held_out"
     default_recipe = "fashion"
+    image_origins = frozenset({"Fashion-MNIST"})
     config: Config
 
     def load(self, protocol: str) -> Source:

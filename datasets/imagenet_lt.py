@@ -26,6 +26,7 @@ PAGE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
 class ImageNetLT(ListedPictures):
     """Validation: 20 images a class of ImageNet's training part. Test: its validation part."""
 
+    image_origins = frozenset({"ImageNet-1k"})
     protocols: ClassVar[Mapping[str, str]] = {
         "published": "the lists of Liu et al.: long-tailed training, balanced validation and test",
     }

@@ -33,6 +33,7 @@ CITATION = (
 class INaturalist2018(ListedPictures):
     """The validation part of the competition is the test part here, since its test is secret."""
 
+    image_origins = frozenset({"iNaturalist 2018"})
     protocols: ClassVar[Mapping[str, str]] = {
         "published": "train on the training list, test on the competition's validation list; no "
         "validation",

@@ -47,6 +47,7 @@ class Isic2018(IsicPictures):
 
     Config = IsicConfig
     dataset = "ISIC2018"
+    image_origins = frozenset({"HAM10000", "ISIC 2018 test"})
     training_input = "ISIC2018_Task3_Training_Input"
     licence = (
         "CC BY-NC 4.0 (attribution, no commercial use); some copies of HAM10000 say CC BY-NC-SA. "

@@ -52,6 +52,7 @@ class Isic2019(IsicPictures):
 
     Config = IsicConfig
     dataset = "ISIC2019"
+    image_origins = frozenset({"HAM10000", "BCN_20000", "MSK", "ISIC 2019 test"})
     training_input = "ISIC_2019_Training_Input"
     protocols: ClassVar[Mapping[str, str]] = {
         **PROTOCOLS,

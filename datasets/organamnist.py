@@ -21,6 +21,7 @@ class OrganAMnist(MedMnist):
     """58 830 axial slices, cut out around an organ; left and right are classes."""
 
     default_recipe = "medmnist_organs"
+    image_origins = frozenset({"LiTS"})
     release = Release(
         class_names=ORGANS,
         channels=1,

@@ -66,6 +66,7 @@ class PadUfes20(StoredDataset):
     }
     default_protocol = "group"
     default_recipe = "ecl_paper"
+    image_origins = frozenset({"PAD-UFES-20"})
     leaky = frozenset({"random"})
 
     counts: ClassVar[Mapping[str, int]] = {

@@ -21,6 +21,7 @@ from ltbench.datasets._medmnist import MedMnist, Release
 class PathMnist(MedMnist):
     """107 180 patches; the test part is of another clinical centre."""
 
+    image_origins = frozenset({"NCT-CRC-HE-100K", "CRC-VAL-HE-7K"})
     release = Release(
         class_names=(
             "adipose",

@@ -25,6 +25,7 @@ PAGE = "http://places2.csail.mit.edu/download.html"
 class PlacesLT(ListedPictures):
     """Validation: 20 images a class. Test: 100 a class, of Places365's validation part."""
 
+    image_origins = frozenset({"Places365"})
     protocols: ClassVar[Mapping[str, str]] = {
         "published": "the lists of Liu et al.: long-tailed training, balanced validation and test",
     }

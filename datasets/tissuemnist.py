@@ -20,6 +20,7 @@ from ltbench.datasets._medmnist import MedMnist, Release
 class TissueMnist(MedMnist):
     """236 386 cells of three tissue specimens."""
 
+    image_origins = frozenset({"BBBC051"})
     release = Release(
         class_names=(
             "Collecting Duct, Connecting Tubule",

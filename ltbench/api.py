@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ltbench.report.choices import Format, TableChoices
     from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
+    from ltbench.stats.comparing import Comparison
     from ltbench.tuning.session import Tuned
 
 
@@ -277,6 +278,43 @@ def table(
     roots = [results] if isinstance(results, str | Path) else list(results)
     datasets = [dataset] if isinstance(dataset, str) else dataset
     return comparison_text([Path(root) for root in roots], datasets=datasets, **choices)
+
+
+def compare(
+    first: str,
+    second: str,
+    dataset: str,
+    *,
+    protocol: str | None = None,
+    metric: str | None = None,
+    level: float = 0.95,
+    results: str | Path = DEFAULT_RESULTS,
+) -> Comparison:
+    """Two rows of finished runs on the same test images: by how much they differ, and how sure.
+
+    Args:
+        first, second: `ecl`, `ecl@authors`, another row's label, or the beginning of its key.
+        protocol: may be left out where one protocol alone has both.
+        metric: one of `METRICS` with its values by class, or `sensitivity`, `precision`, `f1` or
+            `auc` of the classes; None for the paper's metrics, sensitivity and F1 by class.
+        level: of the intervals of one family of comparisons together.
+
+    Returns:
+        `lines`, each with both means, the paired difference `paired` and `sentences`.
+
+    Raises:
+        UsageError: a name means no row or several, or protocols would be mixed.
+        VerificationError: the two were tested on different images, or predictions are damaged.
+    """
+    from ltbench.stats.comparing import compared
+
+    return compared(
+        *(Path(results), first, second),
+        dataset=dataset,
+        protocol=protocol,
+        metric=metric,
+        level=level,
+    )
 
 
 def audit_data(

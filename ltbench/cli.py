@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ltbench import api
+from ltbench.compare_cli import compare
 from ltbench.data_cli import data
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.eval_cli import evaluate
@@ -290,6 +291,7 @@ def doctor(results: Path, as_json: bool) -> None:
 cli.add_command(data)
 cli.add_command(sweep)
 cli.add_command(evaluate)
+cli.add_command(compare)
 cli.add_command(tune)
 cli.add_command(table)
 

@@ -200,6 +200,9 @@ class Dataset(ABC):
     are known to share groups between training and test, and are kept to compare with.
 
     Attributes:
+        image_origins: names of the collections that its pictures were taken from. Results on two
+            data sets that have one in common say partly the same, and never count as two
+            independent ones. Empty where it is not known, as of a user's own files.
         for_training: False where nothing is to be trained: tables are then taken as they are, with
             one class alone, or classes without a training image.
     """
@@ -210,6 +213,7 @@ class Dataset(ABC):
     default_protocol: ClassVar[str]
     default_recipe: ClassVar[str]
     leaky: ClassVar[frozenset[str]] = frozenset()
+    image_origins: ClassVar[frozenset[str]] = frozenset()
     for_training: bool = True
 
     def __init__(self, config: Any, data_root: Path | None = None) -> None:

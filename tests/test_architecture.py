@@ -25,20 +25,20 @@ LAYERS = (
     "launchers launchers.*",
     "method dataset",
     "data data.* views views.* intake intake.* store store.* fetch fetch.* models metrics "
-    "stored_predictions seen results run_weights",
+    "stored_predictions seen results run_weights derived",
     "composition run_config",
     "tuned",
     "config claims warm_start audit",
     "training training.* evaluator",
     "trainer rendering cell labels workers",
     "stage_reuse record runner repeat",
-    "evidence",
+    "evidence stats stats.*",
     "clinical clinical.*",
     "report report.*",
     "ablation",
     "trained external",
     "api catalogue listing inspection data_work console scaffold grid grid.* tuning tuning.*",
-    "options data_cli eval_cli grid_cli tune_cli table_cli cli testing testing.*",
+    "options data_cli eval_cli grid_cli tune_cli table_cli compare_cli cli testing testing.*",
     "__init__",
 )
 # Imports that go the wrong way, each with what would mend it.

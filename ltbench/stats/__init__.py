@@ -1,0 +1,1 @@
+"""Could a difference be chance? Intervals and comparisons from stored predictions."""
