@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ltbench.errors import DataMissingError, UsageError
+from ltbench.errors import DataMissingError
 from ltbench.program import PROGRAM
 from ltbench.registry import nearest, normalise
 from ltbench.report.choices import Format
@@ -65,7 +65,9 @@ def comparison_text(
 
 def _against_best(rows: Mapping[str, Sequence[RunFolder]], metric: str) -> Mapping[str, Paired]:
     # Reads predictions and computes: imported where it is needed alone.
-    raise UsageError("paired intervals are not part of this version")
+    from ltbench.stats.paired import against_best
+
+    return against_best(rows, metric)
 
 
 def _nothing(
