@@ -19,6 +19,7 @@ from ltbench.report.quantities import (
     ledger,
     of_class,
     of_metrics,
+    of_runs,
     tail,
 )
 from ltbench.report.rows import OfClass, Row, Table, grouped, row_of
@@ -172,6 +173,13 @@ def _cost_note(table: Table) -> list[str]:
     ]
 
 
+def _clinical(records: Sequence[Record]) -> tuple[Quantity, ...]:
+    """Plain metrics, and those that are derived from each run's stored predictions."""
+    from ltbench.clinical.columns import CLINICAL
+
+    return *of_metrics(CLINICAL_METRICS), *of_runs(CLINICAL, records)
+
+
 def _definitions(table: Table) -> list[str]:
     told = [f"{q.title}: {q.definition}" for q in table.quantities if q.definition]
     return [f"{'; '.join(told)}."]
@@ -190,8 +198,6 @@ LAYOUTS: Mapping[str, Layout] = {
         bold=True,
         notes=_groups_note,
     ),
-    "clinical": Layout(
-        lambda _: of_metrics(CLINICAL_METRICS), "Clinical view", bold=True, notes=_definitions
-    ),
+    "clinical": Layout(_clinical, "Clinical view", bold=True, notes=_definitions),
     "compute": Layout(ledger, "Cost", notes=_cost_note),
 }
