@@ -78,6 +78,8 @@ class RunFolder:
     def create(self) -> None:
         """Make the folder and try to write in it, before anything expensive begins.
 
+        Only the claim's owner may: `clear_leftovers` of another would take its probe away.
+
         Raises:
             RunFailedError: the storage is full.
             UsageError: the folder is read-only or a file is in its way.

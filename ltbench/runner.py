@@ -98,7 +98,6 @@ def run(request: Request, place: Place) -> Outcome:
     if folder.is_done():
         return Outcome(folder, folder.record(), "already done")
     context = Context(row_label(request, cell.config), place.command, _tuning(request))
-    folder.create()
     claim = claims.acquire(folder.path, wait=True, on_wait=place.on_wait, done=folder.is_done)
     if claim is None:
         return Outcome(folder, folder.record(), "already done")
@@ -106,6 +105,7 @@ def run(request: Request, place: Place) -> Outcome:
         if folder.is_done():
             return Outcome(folder, folder.record(), "already done")
         folder.clear_leftovers()
+        folder.create()
         folder.clear_failure()
         goes_on = beginning(cell, folder, place)
         if place.on_start is not None:

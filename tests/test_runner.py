@@ -28,7 +28,7 @@ from ltbench.metrics import evaluate
 from ltbench.models import state_digest
 from ltbench.owner import process_state
 from ltbench.registry import add_plugins
-from ltbench.results import BEST_WEIGHTS, run_folders
+from ltbench.results import BEST_WEIGHTS, RunFolder, run_folders
 from ltbench.runner import LAST_WEIGHTS, Place, build_method, folder_of
 from ltbench.stored_predictions import predictions_digest
 from ltbench.testing import tiny_run
@@ -497,3 +497,16 @@ def predicted(cell, file, positions):
     return evaluator.predict(
         method, renderer, batch_size=16, collective=Collective(), autocast=fabric.autocast
     )
+
+
+def test_nothing_is_written_in_a_folder_before_it_is_claimed(tmp_path, monkeypatch):
+    """Its owner removes what killed processes left, and would take our probe for it."""
+    real, seen = RunFolder.create, []
+
+    def create(self):
+        seen.extend(path.name for path in self.path.glob("claim-*.json"))
+        real(self)
+
+    monkeypatch.setattr(RunFolder, "create", create)
+    tiny_run("ce", tmp_path, {"epochs": 1})
+    assert seen == ["claim-000001.json"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -206,7 +207,8 @@ def run_cell(
     except (InterruptedRunError, StorageError):
         raise
     except Exception as error:
-        cell.folder.write_failure(_failure(error, place.command, cell))
+        with suppress(StorageError):  # the error itself tells more
+            cell.folder.write_failure(_failure(error, place.command, cell))
         raise
     console.outcome(outcome)
     accuracy = outcome.record["metrics"]["test"]["balanced_accuracy"]

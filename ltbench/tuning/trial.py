@@ -122,7 +122,6 @@ def try_settings(
     check(cell)
     settle(cell.config)
     folder = trial_folder(cell, place)
-    folder.create()
     over = Event()  # then the claim leaves no trace
     claim = claims.acquire(folder.path, wait=True, on_wait=place.on_wait, done=over.is_set)
     assert claim is not None
@@ -130,6 +129,7 @@ def try_settings(
         found = _found(folder, cell, report)
         if found is None:
             folder.clear_leftovers()
+            folder.create()
             (folder.path / _MARK).unlink(missing_ok=True)
             beginning(cell, folder, place)
             found = _train(cell, folder, place, report, stop_signal, claim.check)

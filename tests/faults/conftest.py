@@ -124,8 +124,9 @@ class GridUnderTest:
             assert found == self.expected
         for _, epochs in found.values():
             assert max(Counter(epochs).values()) == 1
-        left = [p.name for p in self.results.rglob("*") if p.name.startswith((".", "claim-"))]
-        left += [p.name for p in self.results.rglob("checkpoint.pt*")]
+        kinds = (".", "claim-", "checkpoint.pt", "failure")
+        files = (file for run in run_folders(self.results) for file in run.path.iterdir())
+        left = [file.name for file in files if file.name.startswith(kinds)]
         assert left == []
 
 

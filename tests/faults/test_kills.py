@@ -106,5 +106,6 @@ def test_two_sweeps_and_kills(grid, chance):
             time.sleep(chance.uniform(0.1, 0.8))
             hits += grid.strike(chance, grid.busy())
             grid.note_records()
-        assert [command.exit_code() for command in commands] == [0, 0]
+        texts = "\n".join(command.text() for command in commands)
+        assert [command.exit_code() for command in commands] == [0, 0], texts
         grid.check()
