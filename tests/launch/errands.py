@@ -36,12 +36,16 @@ def be_at_fault(fabric, tell):
     fabric.barrier()
 
 
-def meet(token, fabric, tell):
-    """Both tell what all of their run have brought."""
+def meet(token, folder, fabric, tell):
+    """Wait until both runs are at work, then tell what all of this run have brought."""
+    (folder / f"{token}-{fabric.global_rank}").touch()
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 4:
+        assert time.monotonic() < end, "the other run has not come so far"
+        time.sleep(0.1)
     brought = torch.tensor([token])
-    for _ in range(20):
-        rows = [torch.empty_like(brought) for _ in range(fabric.world_size)]
-        torch.distributed.all_gather(rows, brought)
+    rows = [torch.empty_like(brought) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(rows, brought)
     tell([int(row) for row in rows])
 
 

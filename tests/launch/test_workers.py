@@ -88,21 +88,22 @@ def test_of_two_failures_the_first_is_told(errands, config):
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_do_not_meet(errands, config):
+def test_two_runs_at_once_do_not_meet(errands, config, tmp_path, monkeypatch):
     """Even where an outer launcher has named an address for all of them."""
+    outer = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "RANK": "5", "LOCAL_RANK": "1"}
+    for name, value in {**outer, "WORLD_SIZE": "8", "NODE_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
     found = {1: [], 2: []}
     runs = [
-        threading.Thread(target=on_devices, args=(config, partial(errands.meet, token), told))
-        for token, told in ((1, found[1].append), (2, found[2].append))
+        threading.Thread(
+            target=on_devices, args=(config, partial(errands.meet, token, tmp_path), told.append)
+        )
+        for token, told in found.items()
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        outer = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "RANK": "5", "LOCAL_RANK": "1"}
-        for name, value in {**outer, "WORLD_SIZE": "8", "NODE_RANK": "3"}.items():
-            patch.setenv(name, value)
-        for run in runs:
-            run.start()
-        for run in runs:
-            run.join()
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
     assert found == {1: [[1, 1]] * 2, 2: [[2, 2]] * 2}
 
 
