@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from ltbench.data.leaks import Leak, group_leak
 from ltbench.data.lists import source_digest, stored_split
 from ltbench.data.longtail import carve
 from ltbench.dataset import Dataset, Source, Split
-from ltbench.errors import UsageError, VerificationError
+from ltbench.errors import DoesNotFitError, UsageError, VerificationError
 from ltbench.files import canonical_json, sha256_hex
 from ltbench.method import Collective, Method, Task
 from ltbench.models import BackboneFactory, check_images
@@ -322,12 +323,23 @@ def _check(cell: Cell) -> None:
     missing = [view for view in method.eval_views if view not in config.views]
     if missing:
         raise UsageError(suggest("view", missing[0], sorted(config.views)))
-    _check_composition(config, method)
+    with _telling_what_does_not_fit():
+        _check_composition(config, method)
     if config.sync_batchnorm and cell.key_parts["device"] != "cuda":
         raise UsageError("sync_batchnorm needs CUDA devices; on CPU leave it false.")
     task = cell.task()
     check_images(config.backbone, *task.input_shape)
-    method.check(config.method, task)
+    with _telling_what_does_not_fit():
+        method.check(config.method, task)
+
+
+@contextmanager
+def _telling_what_does_not_fit() -> Iterator[None]:
+    """A grid of all methods leaves out those that are refused so, and nothing else."""
+    try:
+        yield
+    except UsageError as error:
+        raise DoesNotFitError(str(error)) from error
 
 
 def _check_composition(config: RunConfig, method: type[Method]) -> None:

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from ltbench.errors import LtbenchError, RunFailedError
+from ltbench.errors import ClaimLostError, LtbenchError
 from ltbench.files import canonical_json, read_stamped, storage_errors, sync_folder
 from ltbench.owner import Owner
 from ltbench.results import run_folders
@@ -310,8 +310,8 @@ def check(ticket: Ticket) -> None:
         raise _lost(ticket)
 
 
-def _lost(ticket: Ticket) -> RunFailedError:
-    return RunFailedError(
+def _lost(ticket: Ticket) -> ClaimLostError:
+    return ClaimLostError(
         f"The claim on {ticket.folder} was lost: expected to own {_name(ticket.generation)}, but "
         "another process took this one for dead, or the folder was cleaned. This process stops "
         "before it writes; what it had written is kept. See `bench.py status`."

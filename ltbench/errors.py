@@ -15,6 +15,14 @@ class DivergedError(RunFailedError):
     """A loss, weight or gradient that is not finite: the settings' doing, and so each time."""
 
 
+class ClaimLostError(RunFailedError):
+    """Another process took this one for dead, and the folder is its own now."""
+
+
+class ReplannedError(RunFailedError):
+    """A cell that has become another run since it was planned."""
+
+
 class StorageError(LtbenchError):
     """Storage that does not take what is written: of the machine, not of the run that met it."""
 
@@ -31,6 +39,10 @@ class UsageError(LtbenchError):
 
 class StorageClosedError(UsageError, StorageError):
     """A folder that is read-only or another user's."""
+
+
+class DoesNotFitError(UsageError):
+    """A method that cannot be run on these data, or not with these settings of the run."""
 
 
 class DataMissingError(LtbenchError):

@@ -101,7 +101,8 @@ def parse_seeds(seeds: str | None, seed: int | None) -> list[int]:
     found: list[int] = []
     for part in seeds.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        is_range = first.isdecimal() and (not dash or last.isdecimal())
+        if not is_range or (dash and int(last) < int(first)):
             raise UsageError(f"--seeds takes 0-4 or 0,2,5; got '{seeds}'.")
         wanted = range(int(first), int(last if dash else first) + 1)
         if len(wanted) > MOST_SEEDS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +13,12 @@ from ltbench.cell import Cell, prepare
 from ltbench.config import Request, asked, resolve
 from ltbench.console import Console
 from ltbench.errors import (
+    ClaimLostError,
     DataMissingError,
+    DoesNotFitError,
     InterruptedRunError,
     LtbenchError,
-    RunFailedError,
+    ReplannedError,
     StorageError,
     UsageError,
     VerificationError,
@@ -44,9 +46,15 @@ _REFUSALS = (UsageError, DataMissingError, VerificationError)
 
 @dataclass(frozen=True)
 class GridCell:
-    """One run of a grid: a configuration with a seed, and the folder it belongs in."""
+    """One run of a grid: a configuration with a seed, and the folder it belongs in.
+
+    Attributes:
+        label: of its row in tables, which tell data and machines apart by themselves.
+        details: settings of data and machine that the grid gives, which the label leaves out.
+    """
 
     label: str
+    details: str
     request: Request
     seed: int
     folder: RunFolder
@@ -56,7 +64,8 @@ class GridCell:
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.label} on {self.request.dataset}/{self.protocol}, seed {self.seed}"
+        where = " ".join(filter(None, [f"{self.request.dataset}/{self.protocol}", self.details]))
+        return f"{self.label} on {where}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
@@ -98,12 +107,13 @@ def plan(spec: GridSpec, place: Place, *, device: str | None = None) -> Plan:
     refused: list[tuple[str, LtbenchError]] = []
     for request in spec.requests():
         try:
-            rows.append(list(_cells(request, spec.seeds, place, device)))
+            rows.append(list(_cells(request, spec, place, device)))
         except _REFUSALS as error:
             refused.append((f"{request.method} on {request.dataset}", error))
     texts = tuple(f"{name}: {error}" for name, error in refused)
-    if refused and not (spec.wants_all_methods and rows):
-        first = refused[0][1]
+    mistakes = [error for _, error in refused if not isinstance(error, DoesNotFitError)]
+    if refused and (mistakes or not (spec.wants_all_methods and rows)):
+        first = [*mistakes, refused[0][1]][0]
         if len(refused) == 1:
             raise first
         raise type(first)(f"{len(refused)} of the grid are refused:\n  " + "\n  ".join(texts))
@@ -113,14 +123,19 @@ def plan(spec: GridSpec, place: Place, *, device: str | None = None) -> Plan:
 
 
 def _cells(
-    request: Request, seeds: Sequence[int], place: Place, device: str | None
+    request: Request, spec: GridSpec, place: Place, device: str | None
 ) -> Iterator[GridCell]:
     """The cells of one configuration. Seeds share the key, unless each starts from another run."""
+    details = " ".join(
+        f"{key}={value}"
+        for key, value in request.settings.items()
+        if key.startswith("dataset.") or (key in spec.vary and key.startswith("machine."))
+    )
     request, config = _settled(request, device)
     if device is None:
         check_devices(config.machine)
     label, key_cell = row_label(request, config), None
-    for seed in seeds:
+    for seed in spec.seeds:
         one = replace(request, settings={**request.settings, "seed": seed})
         of_seed = resolve(one)  # which refuses seeds that settings were tuned with
         if key_cell is None or config.init_from is not None:
@@ -133,7 +148,9 @@ def _cells(
             )
         folder = folder_of(key_cell, place.results).path.with_name(f"seed-{seed}")
         yield GridCell(
-            label, one, seed, RunFolder(folder), key_cell.config.protocol, config.machine
+            *(label, details, one, seed, RunFolder(folder)),
+            protocol=key_cell.config.protocol,
+            machine=config.machine,
         )
 
 
@@ -181,8 +198,8 @@ def run_cell(
         `status` as in `runner.Outcome`, `balanced_accuracy` on test, `folder` of the run.
 
     Raises:
-        LtbenchError: also stored as the folder's failure, unless the run was told to stop or the
-            storage is at fault.
+        LtbenchError: also stored as the folder's failure, unless the run was told to stop, is
+            another process's or another run by now, or the storage is at fault.
     """
     import_plugins(plugins)
     console = Console()
@@ -204,11 +221,14 @@ def run_cell(
     try:
         outcome = run(cell.request, place)
         _check_same(cell, outcome.folder)
-    except (InterruptedRunError, StorageError):
+    except (InterruptedRunError, StorageError, ClaimLostError, ReplannedError):
         raise
     except Exception as error:
-        with suppress(StorageError):  # the error itself tells more
-            cell.folder.write_failure(_failure(error, place.command, cell))
+        # Beside a live holder the folder is not ours; and the error itself tells more than one of
+        # the storage.
+        if claims.holder(cell.folder.path) is None:
+            with suppress(StorageError):
+                cell.folder.write_failure(_failure(error, place.command, cell))
         raise
     console.outcome(outcome)
     accuracy = outcome.record["metrics"]["test"]["balanced_accuracy"]
@@ -222,7 +242,7 @@ def run_cell(
 def _check_same(cell: GridCell, folder: RunFolder) -> None:
     """On a cluster hours may lie between the plan and the run."""
     if folder.path != cell.folder.path:
-        raise RunFailedError(
+        raise ReplannedError(
             f"This cell was planned as {cell.folder.name} and is now {folder.name}: a plugin, the "
             "data, a library or the kind of device is another one. Nothing was trained. Start the "
             "sweep again to plan it anew."

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from ltbench import errors
 from ltbench.columns import columns
@@ -22,17 +22,25 @@ __all__ = ["Grid", "check_whole", "render_status", "run_grid", "status_rows"]
 Say = Callable[[str], None]
 
 
+class Failure(NamedTuple):
+    """A cell that is not done: `is_kept` where the next sweep leaves it, unless told otherwise."""
+
+    cell: GridCell
+    why: str
+    is_kept: bool
+
+
 @dataclass
 class Grid:
     """What became of a grid.
 
     Attributes:
         done: cells that have a record now.
-        failures: the other cells, with what stopped each.
+        failures: of the other cells.
     """
 
     done: list[GridCell] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
 
     def records(self) -> list[dict[str, Any]]:
         """The records of the cells that are done."""
@@ -70,7 +78,7 @@ def run_grid(
             grid.done.append(cell)
             clock.learn_from(cell)
         elif stands.state == "failed" and not retry_failed:
-            grid.failures[cell.name] = f"failed before: {stands.detail}"
+            grid.failures.append(Failure(cell, f"failed before: {stands.detail}", is_kept=True))
         else:
             todo[_job(cell, place, slots_per_device)] = cell
     say(_beginning(plan, grid, todo, retry_failed))
@@ -92,8 +100,9 @@ def run_grid(
 def _job(cell: GridCell, place: Place, slots_per_device: int) -> Job:
     work = partial(run_cell, cell, place.results, place.data_root, place.plugins, place.resume)
     machine = cell.machine
-    cpus, shared = (machine.threads or 1) * machine.devices, machine.devices / slots_per_device
-    gpus = shared if machine.device == "cuda" else 0.0
+    cpus, gpus = (machine.threads or 1) * machine.devices, 0.0
+    if machine.device == "cuda":  # only a cell of one device shares it
+        gpus = 1 / slots_per_device if machine.devices == 1 else float(machine.devices)
     return Job(cell.name, work, cell.log, cpus + (machine.workers or 0), gpus)
 
 
@@ -109,12 +118,14 @@ def _take_in(
     ended: Ended, cell: GridCell, grid: Grid, clock: TimeLeft, say: Say, total: int
 ) -> None:
     """Book the end of a cell and tell it."""
-    clock.ended(cell, ended.wall_time_s)
+    clock.ended(cell, ended.wall_time_s if ended.state == "done" else None)
     if ended.state == "interrupted":
         # Told to stop by somebody else than this process, who went on.
-        grid.failures[cell.name] = f"stopped, saved: {ended.message}"
+        why = f"stopped, saved: {ended.message}"
+        grid.failures.append(Failure(cell, why, is_kept=False))
     elif ended.state != "done":
-        grid.failures[cell.name] = f"{ended.message} (log: {cell.log})"
+        why = f"{ended.message} (log: {cell.log})"
+        grid.failures.append(Failure(cell, why, is_kept=cell.folder.failure() is not None))
     else:
         grid.done.append(cell)
     number = f"[{len(grid.done) + len(grid.failures):{len(str(total))}}/{total}]"
@@ -141,10 +152,15 @@ def check_whole(grid: Grid) -> None:
         GridFailedError: naming each, and how to try again.
     """
     if grid.failures:
-        lines = "".join(f"\n  {name}: {why}" for name, why in grid.failures.items())
+        lines = "".join(f"\n  {one.cell.name}: {one.why}" for one in grid.failures)
+        kept = sum(one.is_kept for one in grid.failures)
+        again = f"--retry-failed tries the {kept} that failed again. " if kept else ""
+        if kept < len(grid.failures):
+            again += "The same command goes on with those that stopped or died."
+        others = "; the others are" if grid.done else ""
         raise GridFailedError(
-            f"{len(grid.failures)} of {len(grid.failures) + len(grid.done)} cells are not done; "
-            f"the others are.{lines}\nAdd --retry-failed to try again those that failed."
+            f"{len(grid.failures)} of {len(grid.failures) + len(grid.done)} cells are not "
+            f"done{others}.{lines}\n{again.strip()}"
         )
 
 
@@ -155,6 +171,7 @@ def status_rows(plan: Plan) -> list[dict[str, Any]]:
             "label": cell.label,
             "dataset": cell.request.dataset,
             "protocol": cell.protocol,
+            "details": cell.details,
             "seed": cell.seed,
             "run": cell.folder.name,
             "state": stands.state,

@@ -7,11 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ltbench.config import Request
 from ltbench.errors import UsageError
-from ltbench.registry import METHODS, normalise
+from ltbench.registry import DATASETS, METHODS, normalise
 from ltbench.settings import flat, parse_names, parse_seeds, read_settings
 
 __all__ = ["ALL_METHODS", "GridSpec", "Override", "read_grid"]
@@ -63,7 +70,7 @@ class Override(_Spec):
         return (
             _among({plain, plain.partition("@")[0]}, self.methods)
             and _among({normalise(dataset)}, self.datasets)
-            and (not self.protocols or _among({normalise(protocol or "")}, self.protocols))
+            and (not self.protocols or _among({_protocol(dataset, protocol)}, self.protocols))
         )
 
 
@@ -91,6 +98,13 @@ class GridSpec(_Spec):
     config: Path | None = None
     tuned: Path | None = None
 
+    @model_validator(mode="after")
+    def _seeds_are_an_axis(self) -> GridSpec:
+        given = [self.settings, self.vary, *(one.settings for one in self.overrides)]
+        if any("seed" in settings for settings in given):
+            raise ValueError("seed is no setting of a grid: say `seeds: 0-4`, or --seeds 0-4")
+        return self
+
     @property
     def wants_all_methods(self) -> bool:
         """Whether methods that do not fit a data set are left out, not refused."""
@@ -100,13 +114,31 @@ class GridSpec(_Spec):
         """One request a configuration, without the seed; data sets outermost, methods innermost."""
         methods = METHODS.names() if self.wants_all_methods else self.methods
         protocols: Sequence[str | None] = self.protocols or [None]
-        return [
-            self._request(method, dataset, protocol, varied)
+        rows = [
+            (method, dataset, protocol)
             for dataset in dict.fromkeys(self.datasets)
             for protocol in dict.fromkeys(protocols)
-            for varied in self._variations()
             for method in dict.fromkeys(methods)
         ]
+        self._refuse_idle_overrides(rows)
+        return [
+            self._request(method, dataset, protocol, varied)
+            for (dataset, protocol), group in itertools.groupby(rows, key=lambda row: row[1:])
+            for same in [[method for method, *_ in group]]
+            for varied in self._variations()
+            for method in same
+        ]
+
+    def _refuse_idle_overrides(self, rows: Sequence[tuple[str, str, str | None]]) -> None:
+        """A name that is misspelt in an override would else change nothing, unseen."""
+        for number, override in enumerate(self.overrides):
+            if not any(override.fits(*row) for row in rows):
+                filters = override.model_dump(exclude={"settings"}, exclude_defaults=True)
+                told = ", ".join(f"{key} {'/'.join(names)}" for key, names in filters.items())
+                raise UsageError(
+                    f"overrides.{number} ({told}) fits no cell of the grid. Mend its names, or "
+                    "leave it out."
+                )
 
     def _request(
         self, method: str, dataset: str, protocol: str | None, varied: Mapping[str, Any]
@@ -126,6 +158,13 @@ class GridSpec(_Spec):
             yield dict(zip(self.vary, values, strict=True))
 
 
+def _protocol(dataset: str, protocol: str | None) -> str:
+    """The protocol's name; without one the data set's default."""
+    if protocol is None and dataset in DATASETS:
+        protocol = DATASETS[dataset].default_protocol
+    return normalise(protocol or "")
+
+
 def read_grid(file: Path | None, flags: Mapping[str, Any]) -> GridSpec:
     """The grid of a YAML file with what flags say laid over it.
 
@@ -140,12 +179,13 @@ def read_grid(file: Path | None, flags: Mapping[str, Any]) -> GridSpec:
     loaded: dict[str, Any] = {} if file is None else dict(read_settings(file))
     settings = given.pop("settings", {})
     merged = {**loaded, **given}
-    merged["settings"] = {**flat(loaded.get("settings") or {}), **settings}
+    below = loaded.get("settings") or {}
+    merged["settings"] = {**flat(below), **settings} if isinstance(below, Mapping) else below
     if "vary" in loaded and isinstance(loaded["vary"], Mapping):
         # A flag fixes what the file would vary.
         axes = flat(loaded["vary"])
         merged["vary"] = {key: values for key, values in axes.items() if key not in settings}
-    if settings and loaded.get("overrides"):
+    if settings and isinstance(loaded.get("overrides"), list):
         merged["overrides"] = [*loaded["overrides"], {"settings": settings}]
     try:
         return GridSpec.model_validate(merged)

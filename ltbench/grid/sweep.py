@@ -10,7 +10,7 @@ from ltbench.grid.cells import Plan, plan
 from ltbench.grid.running import Grid, run_grid
 from ltbench.grid.spec import GridSpec
 from ltbench.launchers import Launcher
-from ltbench.launchers.choice import LaunchOptions, launcher_of
+from ltbench.launchers.choice import LaunchOptions, check_options, launcher_of
 from ltbench.runner import Place
 
 __all__ = ["Sweep"]
@@ -43,6 +43,7 @@ class Sweep:
     ) -> None:
         self._place, self._name, self._say = place, launcher, say
         self._options = options or LaunchOptions()
+        check_options(launcher, self._options)
         # A cluster's nodes need not have what this machine has.
         self._launcher = None if launcher == "local" else self._made(self._options)
         device = None if self._launcher is None else self._launcher.device_kind()

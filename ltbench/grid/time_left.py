@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Hashable, Iterable
+from pathlib import Path
 
 from ltbench.grid.cells import GridCell
 
@@ -16,12 +17,12 @@ class TimeLeft:
     def __init__(self) -> None:
         self._num_at_once = 1
         self._seen: dict[Hashable, list[float]] = {}
-        self._open: dict[str, GridCell] = {}
+        self._open: dict[Path, GridCell] = {}
 
     def expect(self, cells: Iterable[GridCell], num_at_once: int) -> None:
         """These are still to run, so many side by side."""
         self._num_at_once = num_at_once
-        self._open = {cell.name: cell for cell in cells}
+        self._open = {cell.folder.path: cell for cell in cells}
 
     def learn_from(self, cell: GridCell) -> None:
         """A cell that was done before, by what its record says."""
@@ -29,10 +30,11 @@ class TimeLeft:
         if seconds:
             self._note(cell, float(seconds))
 
-    def ended(self, cell: GridCell, seconds: float) -> None:
-        """A cell has ended now."""
-        self._open.pop(cell.name, None)
-        self._note(cell, seconds)
+    def ended(self, cell: GridCell, seconds: float | None) -> None:
+        """A cell has ended now; None where its time tells nothing, since it failed."""
+        self._open.pop(cell.folder.path, None)
+        if seconds is not None:
+            self._note(cell, seconds)
 
     def seconds(self) -> float | None:
         """Expected until the last cell ends; None where nothing is known yet."""

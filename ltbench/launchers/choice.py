@@ -11,7 +11,7 @@ from ltbench.errors import UsageError
 from ltbench.launchers import Job, Launcher
 from ltbench.registry import suggest
 
-__all__ = ["LAUNCHERS", "LaunchOptions", "launcher_of"]
+__all__ = ["LAUNCHERS", "LaunchOptions", "check_options", "launcher_of"]
 
 LAUNCHERS = ("local", "ray", "slurm")
 
@@ -57,8 +57,7 @@ def launcher_of(
     Raises:
         UsageError, DataMissingError: an unknown name, or what the launcher needs is not here.
     """
-    if name != "slurm" and (options.minutes is not None or options.slurm):
-        raise UsageError(f"--time and --slurm are for --launcher slurm; got --launcher {name}.")
+    check_options(name, options)
     if name == "local":
         from ltbench.launchers.local import LocalLauncher
 
@@ -82,6 +81,16 @@ def launcher_of(
             say=say,
         )
     raise UsageError(suggest("launcher", name, list(LAUNCHERS)))
+
+
+def check_options(name: str, options: LaunchOptions) -> None:
+    """Refuse what a launcher has no use for, before a grid is planned.
+
+    Raises:
+        UsageError: an option of another launcher.
+    """
+    if name != "slurm" and (options.minutes is not None or options.slurm):
+        raise UsageError(f"--time and --slurm are for --launcher slurm; got --launcher {name}.")
 
 
 def _local_slots(options: LaunchOptions) -> list[dict[str, str]]:

@@ -27,6 +27,9 @@ __all__ = ["LocalLauncher"]
 # What a job imports anyway. None of it starts threads or touches a device when it is imported.
 PRELOADED = ("ltbench.api", "ltbench.runner", "ltbench.console", "sklearn.metrics", "timm")
 
+# How long a process that has reported may take to end.
+_LEAVING_S = 30.0
+
 
 @dataclass
 class _UnderWay:
@@ -125,7 +128,10 @@ class LocalLauncher:
     def _end_of(self, one: _UnderWay) -> Ended | None:
         """How it ended; None where it is to be started again."""
         report = _received(one.pipe)
-        one.process.join()
+        one.process.join(None if report is None else _LEAVING_S)
+        if one.process.exitcode is None:  # a thread of a plugin's holds it
+            one.process.kill()
+            one.process.join()
         wall_time_s = time.monotonic() - one.started
         if report is not None:
             return report.of(one.job, wall_time_s=wall_time_s, attempts=one.attempts)
@@ -176,7 +182,7 @@ def _serve(pipe: Connection, job: Job, environment: Mapping[str, str]) -> None:
     # Ctrl-C on a terminal reaches the whole group; the launcher decides what becomes of it.
     os.setsid()
     threading.Thread(target=_end_with_launcher, daemon=True).start()
-    with pipe:
+    with pipe, suppress(BrokenPipeError):  # a launcher that did not wait
         pipe.send(carry_out(job))
 
 

@@ -81,7 +81,13 @@ def stoppable(goes_on: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except _Stop as stopped:
-        text = f"Stopped by signal {stopped.number}. {goes_on()}"
+        told = (
+            goes_on()
+            if len(received) == 1
+            else "It was told more than once, and waited for nothing: the last checkpoints are "
+            "kept. Run the same command again to go on from there."
+        )
+        text = f"Stopped by signal {stopped.number}. {told}"
         raise InterruptedRunError(text, stopped.number) from None
     finally:
         for caught, handler in previous.items():

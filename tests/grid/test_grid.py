@@ -6,11 +6,15 @@ from functools import partial
 
 import pytest
 
+from ltbench import claims
 from ltbench.cell import prepare
 from ltbench.config import resolve
 from ltbench.errors import (
+    ClaimLostError,
+    DataMissingError,
     GridFailedError,
     InterruptedRunError,
+    ReplannedError,
     RunFailedError,
     StorageFullError,
     UsageError,
@@ -114,9 +118,10 @@ def test_a_failed_cell_is_kept_with_its_reason_and_the_others_run(place, monkeyp
     whole = planned(place)
     grid = run_grid(whole, wrapped(breaks), place)
     assert len(grid.done) == 3
-    (name,) = grid.failures
-    assert "focal" in name
-    assert "seed 0" in name
+    (failure,) = grid.failures
+    assert "focal" in failure.cell.name
+    assert "seed 0" in failure.cell.name
+    assert failure.is_kept
     bad = whole.cells[1]
     assert standing(bad) == ("failed", "the loss is not finite")
     with pytest.raises(GridFailedError, match="1 of 4 cells") as failed:
@@ -126,9 +131,11 @@ def test_a_failed_cell_is_kept_with_its_reason_and_the_others_run(place, monkeyp
     once_more = Here()
     grid = run_grid(whole, once_more, place)
     assert once_more.ran == []
-    assert "failed before: the loss is not finite" in grid.failures[bad.name]
+    assert [(one.cell, one.why) for one in grid.failures] == [
+        (bad, "failed before: the loss is not finite")
+    ]
     grid = run_grid(whole, Here(), place, retry_failed=True)
-    assert (len(grid.done), grid.failures) == (4, {})
+    assert (len(grid.done), grid.failures) == (4, [])
     assert standing(bad).state == "done"
     assert not (bad.folder.path / "failure.json").exists()
 
@@ -166,7 +173,7 @@ def test_full_storage_ends_the_grid_and_marks_no_cell(place):
 def test_a_stopped_cell_is_not_failed(place):
     whole = planned(place, "ce", "0")
     grid = run_grid(whole, wrapped(raising(InterruptedRunError("saved", 15))), place)
-    assert list(grid.failures.values()) == ["stopped, saved: saved"]
+    assert [(one.why, one.is_kept) for one in grid.failures] == [("stopped, saved: saved", False)]
     assert standing(whole.cells[0]).state == "missing"
 
 
@@ -186,9 +193,9 @@ def test_a_cell_that_became_another_while_it_waited_is_not_trained(place):
     """As when a plugin is edited while a job waits in a cluster's queue."""
     (cell,) = planned(place, "ce", "0").cells
     now = replace(cell, request=replace(cell.request, settings={**SETTINGS, "epochs": 2}))
-    with pytest.raises(RunFailedError, match=r"Nothing was trained\. Start the sweep"):
+    with pytest.raises(ReplannedError, match=r"Nothing was trained\. Start the sweep"):
         run_cell(now, place.results, None, (), "auto")
-    assert "planned as" in cell.folder.failure()["message"]
+    assert cell.folder.failure() is None
     assert not list(place.results.rglob("epochs.jsonl"))
 
 
@@ -337,3 +344,53 @@ def test_from_python(tmp_path):
     )  # fmt: skip
     assert len(grid.done) == 1
     assert isinstance(grid.records()[0]["digest"], str)
+
+
+def test_cells_that_differ_in_data_alone_have_names_of_their_own(place, tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("vary: {dataset.noise: [0.1, 0.2], machine.threads: [1, 2]}\n")
+    flags = {"methods": "ce", "datasets": "toy_blobs", "seeds": "0", "settings": SETTINGS}
+    flags["settings"] = {k: v for k, v in SETTINGS.items() if k != "machine.threads"}
+    whole = plan(read_grid(file, flags), place)
+    assert len({cell.name for cell in whole.cells}) == 4
+    assert {row["details"] for row in status_rows(whole)} >= {
+        "dataset.noise=0.1 machine.threads=1",
+        "dataset.noise=0.2 machine.threads=2",
+    }
+    grid = run_grid(whole, wrapped(raising(RunFailedError("no"))), place)
+    assert len(grid.failures) == 4
+
+
+@pytest.mark.parametrize("error", [ClaimLostError("taken"), ReplannedError("another")])
+def test_what_is_not_the_cells_fault_is_not_stored_as_its_failure(error, place, monkeypatch):
+    (cell,) = planned(place, "ce", "0").cells
+    monkeypatch.setattr("ltbench.grid.cells.run", raising_with(error))
+    with pytest.raises(type(error)):
+        run_cell(cell, place.results, None, (), "auto")
+    assert cell.folder.failure() is None
+
+
+def test_no_failure_is_written_beside_a_live_holder(place, monkeypatch):
+    (cell,) = planned(place, "ce", "0").cells
+    monkeypatch.setattr("ltbench.grid.cells.run", raising_with(RunFailedError("before its claim")))
+    with claims.acquire(cell.folder.path, wait=False), pytest.raises(RunFailedError):
+        run_cell(cell, place.results, None, (), "auto")
+    assert cell.folder.failure() is None
+
+
+def raising_with(error):
+    def work(*_arguments, **_more):
+        raise error
+
+    return work
+
+
+def test_a_mistake_is_never_left_out(place, tmp_path):
+    """Of all methods only those that do not fit; a typing error or missing data end the plan."""
+    file = tmp_path / "grid.yaml"
+    file.write_text("overrides: [{methods: mwnl, settings: {optimizer.lrr: 1}}]\n")
+    flags = {"methods": "all", "datasets": "toy_blobs", "seeds": "0", "settings": SETTINGS}
+    with pytest.raises(UsageError, match="lrr"):
+        plan(read_grid(file, flags), place)
+    with pytest.raises(DataMissingError):
+        plan(read_grid(None, {**flags, "datasets": "toy_blobs,isic2018"}), place)

@@ -101,6 +101,10 @@ def test_twice_the_same_is_once(tmp_path):
         ("methods: ce\ndatasets: d\nvary: {epochs: 3}", "valid tuple"),
         ("methods: ce\ndatasets: d\noverrides: [{sets: {}}]", "overrides.0.settings is missing"),
         ("- ce", "holds a list"),
+        ("methods: ce\ndatasets: d\nsettings: [a]", "settings: Input should be a valid dict"),
+        ("methods: ce\ndatasets: d\noverrides: {a: 1}", "overrides: Input should be a valid tuple"),
+        ("methods: ce\ndatasets: d\nsettings: {seed: 3}", "seed is no setting of a grid"),
+        ("methods: ce\ndatasets: d\nvary: {seed: [3, 4]}", "seed is no setting of a grid"),
     ],
 )
 def test_mistakes_are_named(text, words, tmp_path):
@@ -133,3 +137,15 @@ def test_our_own_grids_are_grids(file):
     assert requests
     for request in requests:
         resolve(request)
+
+
+def test_an_override_finds_the_default_protocol(tmp_path):
+    text = "methods: ce\ndatasets: digits_lt\noverrides: [{protocols: held-out, settings: {a: 1}}]"
+    assert [one.settings for one in grid(tmp_path, text).requests()] == [{"a": 1}]
+
+
+@pytest.mark.parametrize("filters", ["methods: foccal", "datasets: nodata", "protocols: [other]"])
+def test_an_override_that_fits_nothing_is_refused(filters, tmp_path):
+    text = f"methods: ce\ndatasets: digits_lt\noverrides: [{{{filters}, settings: {{a: 1}}}}]"
+    with pytest.raises(UsageError, match=r"overrides\.0 .* fits no cell"):
+        grid(tmp_path, text).requests()
