@@ -1,8 +1,10 @@
 """ltbench: a benchmark suite for long-tailed image classification.
 
 `ltbench.run`, `ltbench.sweep`, `ltbench.tune`, `ltbench.ablate`, `ltbench.table`,
-`ltbench.audit_data`, `ltbench.external_test`, `ltbench.describe`, `ltbench.list_methods` and
-`ltbench.list_datasets` are the Python twins of the commands.
+`ltbench.audit_data`, `ltbench.external_test`, `ltbench.describe`, `ltbench.list_methods`,
+`ltbench.list_datasets`, `ltbench.bundle`, `ltbench.build_board`, `ltbench.add_to_board`,
+`ltbench.check_boards`, `ltbench.verify`, `ltbench.predict` and `ltbench.export` are the Python
+twins of the commands.
 """
 
 from ltbench.api import (
@@ -17,19 +19,28 @@ from ltbench.api import (
     table,
     tune,
 )
+from ltbench.bundle_api import add_to_board, build_board, bundle, check_boards
+from ltbench.model_api import export, predict, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
     "ablate",
+    "add_to_board",
     "audit_data",
+    "build_board",
+    "bundle",
+    "check_boards",
     "describe",
+    "export",
     "external_test",
     "list_datasets",
     "list_methods",
+    "predict",
     "run",
     "sweep",
     "table",
     "tune",
+    "verify",
 ]

@@ -14,6 +14,8 @@ from ltbench import api
 from ltbench.data_cli import data
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.grid_cli import sweep
+from ltbench.leaderboard_cli import leaderboard
+from ltbench.model_cli import export, predict, verify
 from ltbench.options import (
     Commands,
     json_option,
@@ -328,6 +330,9 @@ def doctor(results: Path, as_json: bool) -> None:
 cli.add_command(data)
 cli.add_command(sweep)
 cli.add_command(tune)
+cli.add_command(leaderboard)
+for _command in (verify, predict, export):
+    cli.add_command(_command)
 
 
 @cli.group(cls=Commands)
