@@ -2,8 +2,10 @@
 
 `ltbench.run`, `ltbench.sweep`, `ltbench.tune`, `ltbench.ablate`, `ltbench.table`,
 `ltbench.compare`, `ltbench.audit_data`, `ltbench.external_test`, `ltbench.evaluate_run`,
-`ltbench.describe`, `ltbench.list_methods` and `ltbench.list_datasets` are the Python twins of the
-commands; `ltbench.evaluate_seeds` is `eval` of several runs.
+`ltbench.describe`, `ltbench.list_methods`, `ltbench.list_datasets`, `ltbench.bundle`,
+`ltbench.build_board`, `ltbench.add_to_board`, `ltbench.check_boards`, `ltbench.verify`,
+`ltbench.predict` and `ltbench.export` are the Python twins of the commands;
+`ltbench.evaluate_seeds` is `eval` of several runs.
 """
 
 from ltbench.api import (
@@ -21,22 +23,31 @@ from ltbench.api import (
     table,
     tune,
 )
+from ltbench.bundle_api import add_to_board, build_board, bundle, check_boards
+from ltbench.model_api import export, predict, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
     "ablate",
+    "add_to_board",
     "audit_data",
+    "build_board",
+    "bundle",
+    "check_boards",
     "compare",
     "describe",
     "evaluate_run",
     "evaluate_seeds",
+    "export",
     "external_test",
     "list_datasets",
     "list_methods",
+    "predict",
     "run",
     "sweep",
     "table",
     "tune",
+    "verify",
 ]

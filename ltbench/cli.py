@@ -16,6 +16,8 @@ from ltbench.data_cli import data
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.eval_cli import evaluate
 from ltbench.grid_cli import sweep
+from ltbench.leaderboard_cli import leaderboard
+from ltbench.model_cli import export, predict, verify
 from ltbench.options import (
     Commands,
     json_option,
@@ -294,6 +296,9 @@ cli.add_command(evaluate)
 cli.add_command(compare)
 cli.add_command(tune)
 cli.add_command(table)
+cli.add_command(leaderboard)
+for _command in (verify, predict, export):
+    cli.add_command(_command)
 
 
 @cli.group(cls=Commands)

@@ -7,23 +7,21 @@ its record.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ltbench import evaluator, provenance
-from ltbench.data.feed import Part, Renderer
+from ltbench import provenance
+from ltbench.data.feed import Part
 from ltbench.data.lists import source_digest
 from ltbench.dataset import Dataset, Source
 from ltbench.errors import UsageError
 from ltbench.files import canonical_json, sha256_hex, storage_errors, write_json
+from ltbench.inference import any_device, predict_part
 from ltbench.intake.label_maps import label_map
-from ltbench.method import Collective
 from ltbench.metrics import evaluate
 from ltbench.predictions import Predictions
 from ltbench.report.tables import per_class
@@ -33,7 +31,6 @@ from ltbench.seen import read_seen, seen_in
 from ltbench.store.dataset import StoredDataset
 from ltbench.stored_predictions import predictions_digest, write
 from ltbench.trained import Trained, load_trained
-from ltbench.views.making import make_pictures
 
 __all__ = ["External", "external_test", "render"]
 
@@ -80,7 +77,7 @@ def external_test(
         DataMissingError, VerificationError: the run or the data are not here or not whole.
     """
     trained = load_trained(find_run(results, run))
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or any_device()
     dataset.for_training = False
     name = dataset.choose_protocol(protocol or dataset.default_protocol)
     # Before any picture is decoded, where tables say it.
@@ -152,32 +149,13 @@ def _shared(trained: Trained, source: Source, positions: np.ndarray) -> dict[str
 
 
 def _predict(trained: Trained, source: Source, part: Part, device: torch.device) -> Predictions:
-    config = trained.config
     channels = trained.record["input"]["shape"][0]
     if source.images.channels != channels:
         raise UsageError(
             f"{trained.folder.name} takes pictures of {channels} channels, the data have "
             f"{source.images.channels}."
         )
-    renderer = Renderer(
-        part,
-        trained.views(),
-        mean=trained.mean,
-        std=trained.std,
-        device=device,
-        channels_last=config.channels_last,
-        seed=config.seeds.loader,
-        make_pictures=partial(make_pictures, trained.record["render"], device, 0),
-    )
-    method = trained.method.to(device)
-    bf16 = trained.record["precision"] == "bf16"
-    return evaluator.predict(
-        method,
-        renderer,
-        batch_size=config.eval_batch_size,
-        collective=Collective(),
-        autocast=lambda: torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext(),
-    )
+    return predict_part(trained, part, device)
 
 
 def _record(

@@ -25,6 +25,11 @@ def write(path: Path, predictions: Mapping[str, Predictions | None]) -> None:
     Args:
         predictions: by part, "val" and "test"; None where the protocol has no such part.
     """
+    write_bytes(path, to_bytes(predictions))
+
+
+def to_bytes(predictions: Mapping[str, Predictions | None], *, compressed: bool = True) -> bytes:
+    """The npz file that `write` writes."""
     arrays: dict[str, np.ndarray] = {}
     for part, given in predictions.items():
         if given is not None:
@@ -32,8 +37,9 @@ def write(path: Path, predictions: Mapping[str, Predictions | None]) -> None:
             arrays |= {f"{part}/{field}": array for field, array in fields.items()}
     buffer = io.BytesIO()
     # Names are stored four bytes a letter, mostly zeros: compressing makes small runs smaller.
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
+    save = np.savez_compressed if compressed else np.savez
+    save(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def read(path: Path, part: str) -> Predictions:

@@ -1,0 +1,1 @@
+"""Trained models for other programs: ONNX, safetensors, and the model card beside either."""
