@@ -11,20 +11,17 @@
 from ltbench.api import (
     ablate,
     audit_data,
-    compare,
     describe,
-    evaluate_run,
-    evaluate_seeds,
     external_test,
     list_datasets,
     list_methods,
     run,
     sweep,
-    table,
     tune,
 )
 from ltbench.bundle_api import add_to_board, build_board, bundle, check_boards
 from ltbench.model_api import export, predict, verify
+from ltbench.results_api import compare, evaluate_run, evaluate_seeds, table
 
 __version__ = "0.1.0"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal
 
 from ltbench.errors import InterruptedRunError
 from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED
@@ -13,15 +13,11 @@ from ltbench.registry import DATASETS, METHODS, Registry, add_plugins, import_pl
 
 if TYPE_CHECKING:
     from ltbench.ablation import Ablation
-    from ltbench.clinical.evaluation import EvalOptions
     from ltbench.config import Request
     from ltbench.external import External
     from ltbench.grid.running import Grid
     from ltbench.launchers.choice import LaunchOptions
-    from ltbench.report.choices import Format, TableChoices
-    from ltbench.report.tables import Table
     from ltbench.runner import Outcome, Place
-    from ltbench.stats.comparing import Comparison
     from ltbench.tuning.session import Tuned
 
 
@@ -256,67 +252,6 @@ def run_seed(request: Request, seed: int, place: Place) -> Outcome:
         raise InterruptedRunError(text, error.exit_code - 128) from error
 
 
-def table(
-    *,
-    results: str | Path | Sequence[str | Path] = DEFAULT_RESULTS,
-    dataset: str | Sequence[str] | None = None,
-    **choices: Unpack[TableChoices],
-) -> tuple[str, list[str]]:
-    """(the comparison tables of the stored runs, notes on records that were left out).
-
-    Args:
-        results: one folder, or several.
-        dataset: one name, or several; None for all.
-        choices: see `ltbench.report.choices.TableChoices`.
-
-    Raises:
-        DataMissingError: no finished run fits.
-        UsageError: several protocols in one table.
-    """
-    from ltbench.report.command import comparison_text
-
-    roots = [results] if isinstance(results, str | Path) else list(results)
-    datasets = [dataset] if isinstance(dataset, str) else dataset
-    return comparison_text([Path(root) for root in roots], datasets=datasets, **choices)
-
-
-def compare(
-    first: str,
-    second: str,
-    dataset: str,
-    *,
-    protocol: str | None = None,
-    metric: str | None = None,
-    level: float = 0.95,
-    results: str | Path = DEFAULT_RESULTS,
-) -> Comparison:
-    """Two rows of finished runs on the same test images: by how much they differ, and how sure.
-
-    Args:
-        first, second: `ecl`, `ecl@authors`, another row's label, or the beginning of its key.
-        protocol: may be left out where one protocol alone has both.
-        metric: one of `METRICS` with its values by class, or `sensitivity`, `precision`, `f1` or
-            `auc` of the classes; None for the paper's metrics, sensitivity and F1 by class.
-        level: of the intervals of one family of comparisons together.
-
-    Returns:
-        `lines`, each with both means, the paired difference `paired` and `sentences`.
-
-    Raises:
-        UsageError: a name means no row or several, or protocols would be mixed.
-        VerificationError: the two were tested on different images, or predictions are damaged.
-    """
-    from ltbench.stats.comparing import compared
-
-    return compared(
-        *(Path(results), first, second),
-        dataset=dataset,
-        protocol=protocol,
-        metric=metric,
-        level=level,
-    )
-
-
 def audit_data(
     target: str,
     *,
@@ -367,47 +302,6 @@ def external_test(
     )
 
 
-def evaluate_run(
-    run: str | Path | Outcome,
-    options: EvalOptions | None = None,
-    *,
-    results: str | Path = DEFAULT_RESULTS,
-) -> dict[str, Any]:
-    """Evaluate a run again from its stored predictions; `bench.py eval --json` as a dict.
-
-    Args:
-        run: what `ltbench.run` gave, a folder (of an external test too), `<key>/seed-<n>`, or the
-            beginning of a key.
-        options: `ltbench.clinical.evaluation.EvalOptions`.
-    """
-    from ltbench.clinical.evaluation import evaluation
-    from ltbench.results import find_run
-
-    if not isinstance(run, str | Path):
-        return evaluation(run.folder, options)
-    return evaluation(find_run(Path(results), str(run)), options)
-
-
-def evaluate_seeds(
-    runs: Sequence[str | Path | Outcome],
-    options: EvalOptions | None = None,
-    *,
-    results: str | Path = DEFAULT_RESULTS,
-) -> dict[str, Any]:
-    """`evaluate_run` of the seeds of one configuration (`runs`), and their mean (`over_seeds`)."""
-    from ltbench.clinical.seeds import over_seeds
-
-    found = [evaluate_run(run, options, results=results) for run in runs]
-    return {"runs": found, "over_seeds": over_seeds(found)}
-
-
 def _path(given: str | Path | None) -> Path | None:
     """Paths may be given as text."""
     return None if given is None else Path(given)
-
-
-def write_tables(tables: Sequence[Table], table_format: Format) -> str:
-    """Tables one below the other."""
-    from ltbench.report.tables import single_sheets, written
-
-    return written(single_sheets(tables), table_format)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ltbench import api
+from ltbench import api, results_api
 from ltbench.compare_cli import compare
 from ltbench.data_cli import data
 from ltbench.errors import LtbenchError, UsageError
@@ -220,7 +220,7 @@ def ablate(
         on_outcome=console.row,
     )
     click.echo()
-    print_or_write(api.write_tables(ablation.tables(), table_format), out)
+    print_or_write(results_api.write_tables(ablation.tables(), table_format), out)
     check_whole(ablation)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ltbench import api
+from ltbench import results_api
 from ltbench.options import json_option, results_option
 
 
@@ -48,7 +48,7 @@ def compare(
     from ltbench.files import storage_errors, write_text
     from ltbench.stats.rendering import render
 
-    found = api.compare(
+    found = results_api.compare(
         *(first, second, dataset), protocol=protocol, metric=metric, level=level, results=results
     )
     text = json.dumps(found.as_dict(), indent=2) + "\n" if as_json else render(found, table_format)

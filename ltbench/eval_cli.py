@@ -74,7 +74,7 @@ def evaluate(
 
     Several RUNs must be the seeds of one configuration; their mean is printed below them.
     """
-    from ltbench import api
+    from ltbench import results_api
     from ltbench.clinical.evaluation import EvalOptions
     from ltbench.clinical.rendering import render, render_over_seeds
 
@@ -82,10 +82,10 @@ def evaluate(
         lesion_rule = "mean"
     options = EvalOptions(per_lesion=lesion_rule, **asked)
     if len(runs) == 1:
-        found = api.evaluate_run(runs[0], options, results=results)
+        found = results_api.evaluate_run(runs[0], options, results=results)
         click.echo(json.dumps(found, indent=2) if as_json else render(found), nl=as_json)
         return
-    several = api.evaluate_seeds(runs, options, results=results)
+    several = results_api.evaluate_seeds(runs, options, results=results)
     if as_json:
         click.echo(json.dumps(several, indent=2))
         return

@@ -54,9 +54,9 @@ def table(
     methods: str | None, datasets: str | None, out: Path | None, results: Any, **chosen: Any
 ) -> None:
     """Compare the finished runs: mean and standard deviation over seeds."""
-    from ltbench import api
+    from ltbench import results_api
 
-    text, notes = api.table(
+    text, notes = results_api.table(
         results=results,
         methods=parse_names(methods) if methods else None,
         dataset=parse_names(datasets) if datasets else None,
