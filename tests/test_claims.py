@@ -377,7 +377,9 @@ def test_who_is_told_to_stop_does_not_wait_on(folder: Path) -> None:
     with _take(folder) as claim:
         timer.start()
         start = time.monotonic()
-        with pytest.raises(InterruptedRunError, match=r"waiting for process .*again to go on") as why:
+        with pytest.raises(
+            InterruptedRunError, match=r"waiting for process .*again to go on"
+        ) as why:
             acquire(
                 folder,
                 wait=True,
