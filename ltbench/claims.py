@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from ltbench.errors import ClaimLostError, LtbenchError
+from ltbench.errors import ClaimLostError, InterruptedRunError, LtbenchError
 from ltbench.files import canonical_json, read_stamped, storage_errors, sync_folder
 from ltbench.owner import Owner
 from ltbench.results import run_folders
@@ -34,6 +34,8 @@ from ltbench.results import run_folders
 HEARTBEAT_S: Final = 15.0
 # Longer than a missed heartbeat and the minute for which an NFS client may show old times.
 DEAD_AFTER_S: Final = 120.0
+# A person who asks to stop does not wait for the next look.
+_STOP_POLL_S: Final = 0.2
 
 _LOG = logging.getLogger(__name__)
 _PATTERN = re.compile(r"claim-(\d{6,})\.(json|released)")
@@ -45,6 +47,7 @@ _JITTER = random.Random()
 
 State = Literal["free", "held", "dead"]
 Done = Callable[[], bool]
+Stop = Callable[[], int | None]
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ def acquire(
     on_wait: Callable[[str], None] | None = None,
     poll_s: float = 2.0,
     done: Done | None = None,
+    stop: Stop | None = None,
     heartbeat_s: float = HEARTBEAT_S,
     dead_after_s: float = DEAD_AFTER_S,
 ) -> Claim | None:
@@ -171,6 +175,7 @@ def acquire(
         on_wait: told who holds the folder, once for each holder.
         poll_s: pause between two looks while waiting.
         done: whether the work is done, e.g. `RunFolder.is_done`; asked before and after claiming.
+        stop: asked while waiting, where signals are only noted; a signal's number ends the wait.
         heartbeat_s: pause between two heartbeats of the claim.
         dead_after_s: how long a heartbeat of another machine stands still before it counts as dead.
 
@@ -180,6 +185,7 @@ def acquire(
     Raises:
         RunFailedError: the storage is full.
         UsageError: the folder is read-only.
+        InterruptedRunError: `stop` gave a signal.
     """
     finished = done or (lambda: False)
     told = ""
@@ -198,8 +204,23 @@ def acquire(
             on_wait(told)
         if not wait:
             return None
-        time.sleep(poll_s * _JITTER.uniform(0.75, 1.25))
+        _pause(poll_s * _JITTER.uniform(0.75, 1.25), stop, look)
     return None
+
+
+def _pause(seconds: float, stop: Stop | None, look: _Look) -> None:
+    if stop is None:
+        time.sleep(seconds)
+        return
+    end = time.monotonic() + seconds
+    while (signal := stop()) is None and (left := end - time.monotonic()) > 0:
+        time.sleep(min(_STOP_POLL_S, left))
+    if signal is not None:
+        raise InterruptedRunError(
+            f"Stopped by signal {signal} while waiting for {look.description}; nothing was begun. "
+            "Run the same command again to go on.",
+            signal,
+        )
 
 
 def holder(folder: Path) -> str | None:

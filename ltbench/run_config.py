@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -20,6 +21,7 @@ __all__ = [
     "ScheduleConfig",
     "Seeds",
     "TunedFrom",
+    "free_seeds",
 ]
 
 SelectionRule = Literal["val.accuracy", "val.macro_f1", "val.balanced_accuracy", "last"]
@@ -135,6 +137,15 @@ class Seeds(NamedTuple):
     loader: int
 
 
+def free_seeds(taken: Iterable[int]) -> str:
+    """Five seeds in a row, none of them taken: `0-4`, or the next."""
+    first = 0
+    for seed in sorted(set(taken)):
+        if first <= seed < first + 5:
+            first = seed + 1
+    return f"{first}-{first + 4}"
+
+
 def _text_of_number(value: Any) -> Any:
     """YAML reads 32 as a number."""
     return str(value) if type(value) is int else value
@@ -241,7 +252,7 @@ class RunConfig(Frozen):
             problems.append(
                 f"seed {min(used)} is one of those the settings were tuned with "
                 f"({', '.join(map(str, chosen_on))}), so its result would be chosen, not drawn; "
-                "report other seeds, such as --seeds 0-4"
+                f"report other seeds, such as --seeds {free_seeds(chosen_on)}"
             )
         if problems:
             raise ValueError("\n".join(problems))

@@ -6,18 +6,29 @@ for something else, or with a seed that is now to be reported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltbench.errors import UsageError
+from ltbench.files import canonical_json, sha256_hex
 from ltbench.run_config import TunedFrom
 from ltbench.settings import Settings, read_settings
 
-__all__ = ["BLOCK", "TunedSettings", "read_tuned", "read_tuned_of", "tuned_file"]
+__all__ = [
+    "BLOCK",
+    "DIGEST",
+    "TunedSettings",
+    "digest_of",
+    "read_tuned",
+    "read_tuned_of",
+    "tuned_file",
+]
 
 BLOCK = "tuning"
+DIGEST = "settings_digest"  # in the block, of the settings beside it
 
 # Names in the block, those of a configuration that they must equal, and the flags that give them.
 _FITS = {
@@ -41,6 +52,11 @@ class TunedSettings:
     settings: Settings
     tuning: Settings | None
 
+    @property
+    def is_edited(self) -> bool:
+        """Whether the settings are no longer those that the block is about."""
+        return self.tuning is not None and self.tuning.get(DIGEST) != digest_of(self.settings)
+
     def origin(self, names: Mapping[str, Any]) -> Settings | None:
         """What a configuration keeps of the block; None without one.
 
@@ -48,16 +64,23 @@ class TunedSettings:
             names: of the configuration: method_name, preset, dataset_name, protocol.
 
         Raises:
-            UsageError: the settings were tuned for other names, or the block is not whole.
+            UsageError: the settings were tuned for other names or edited since, or the block is
+                not whole.
         """
         if self.tuning is None:
             return None
-        needed = [*_FITS, *TunedFrom.model_fields]
+        needed = [*_FITS, *TunedFrom.model_fields, DIGEST]
         missing = [key for key in needed if key not in self.tuning]
         if missing:
             raise UsageError(
                 f"{self.file}: the block '{BLOCK}' lacks {', '.join(missing)}. Expected a file as "
                 f"`bench.py tune` wrote it; for settings of your own leave out '{BLOCK}'."
+            )
+        if self.is_edited:
+            raise UsageError(
+                f"{self.file} was edited since `bench.py tune` wrote it: its settings are not "
+                f"those that the block '{BLOCK}' is about. Change single ones with --set, or leave "
+                f"out the block '{BLOCK}' for settings of your own."
             )
         for key, (name, flag) in _FITS.items():
             if self.tuning[key] != names[name]:
@@ -66,6 +89,13 @@ class TunedSettings:
                     f"is '{_said(names[name])}'. Choose with {flag}, or tune for this one."
                 )
         return {key: self.tuning[key] for key in TunedFrom.model_fields}
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings as a file holds them, nested and without the block."""
+    # Text stands for what YAML has and JSON has not, such as dates and numbers not finite.
+    plain = json.loads(json.dumps(settings, default=str), parse_constant=str)
+    return sha256_hex(canonical_json(plain).encode())
 
 
 def read_tuned(file: Path) -> TunedSettings:

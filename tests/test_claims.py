@@ -18,7 +18,7 @@ import pytest
 
 from ltbench import claims
 from ltbench.claims import Claim, acquire, dead_claims, holder
-from ltbench.errors import RunFailedError, UsageError
+from ltbench.errors import InterruptedRunError, RunFailedError, UsageError
 from ltbench.owner import Owner, machine
 from ltbench.results import RunFolder
 
@@ -369,6 +369,26 @@ def test_a_full_or_read_only_folder_is_said(
         with pytest.raises(kind, match="run"):
             acquire(folder, wait=True)
     assert _claim_files(folder) == []
+
+
+def test_who_is_told_to_stop_does_not_wait_on(folder: Path) -> None:
+    told = threading.Event()
+    timer = threading.Timer(0.2, told.set)
+    with _take(folder) as claim:
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(
+            InterruptedRunError, match=r"waiting for process .*again to go on"
+        ) as why:
+            acquire(
+                folder,
+                wait=True,
+                poll_s=60,
+                stop=lambda: signal.SIGTERM if told.is_set() else None,
+            )
+        assert time.monotonic() - start < 1.2
+        assert why.value.exit_code == 128 + signal.SIGTERM
+        claim.check()
 
 
 def test_waiting_leaves_the_random_numbers_of_training_alone(folder: Path) -> None:

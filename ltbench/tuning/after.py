@@ -11,6 +11,7 @@ from typing import Any
 from ltbench.columns import columns
 from ltbench.config import Request
 from ltbench.errors import UsageError
+from ltbench.run_config import free_seeds
 from ltbench.runner import Outcome, Place
 from ltbench.tuning.output import write_tuned
 from ltbench.tuning.plan import StudyPlan
@@ -51,6 +52,7 @@ def check_budgets(at: Sequence[int], seeds: Sequence[int], plans: Sequence[Study
     Raises:
         UsageError: a budget outside 1..N, or a seed that trials train with.
     """
+    taken = {seed for plan in plans for seed in plan.seeds}
     for plan in plans:
         wrong = [k for k in at if not 1 <= k <= plan.trials]
         if wrong:
@@ -61,7 +63,7 @@ def check_budgets(at: Sequence[int], seeds: Sequence[int], plans: Sequence[Study
         if shared:
             raise UsageError(
                 f"Seed {shared[0]} is one of those that trials train with; what is reported needs "
-                "seeds of its own, such as --seeds 0-4."
+                f"seeds of its own, such as --seeds {free_seeds(taken)}."
             )
 
 

@@ -14,11 +14,11 @@ from ltbench import provenance
 from ltbench.config import resolve, user_layers
 from ltbench.files import storage_errors, write_text
 from ltbench.settings import flat, nested
-from ltbench.tuned import BLOCK, tuned_file
+from ltbench.tuned import BLOCK, DIGEST, digest_of, tuned_file
 from ltbench.tuning.plan import StudyPlan
 from ltbench.tuning.report import EndedTrial, StudyReport
 
-__all__ = ["place_of", "write_curve", "write_rows", "write_tuned"]
+__all__ = ["curve_of", "place_of", "write_curve", "write_rows", "write_tuned"]
 
 # Of a stored configuration that served as --config: names and places, which are no settings.
 _NO_SETTINGS = ("method_name", "preset", "dataset_name", BLOCK, "tuned", "seed", "machine")
@@ -32,7 +32,9 @@ def write_tuned(plan: StudyPlan, report: StudyReport, trial: EndedTrial, out: Pa
     best = report.best is not None and trial.number == report.best.number
     name = plan.label if best else f"{plan.label}.trial-{trial.number}"
     file = place_of(report, out, name)
-    whole = {**_settings(plan, trial), BLOCK: _block(plan, report, trial, best)}
+    settings = _settings(plan, trial)
+    block = {**_block(plan, report, trial, best), DIGEST: digest_of(settings)}
+    whole = {**settings, BLOCK: block}
     head = (
         f"# {plan.label} on {report.dataset}, tuned by {report.objective}: trial {trial.number} of "
         f"study {report.study}.\n"
@@ -43,7 +45,12 @@ def write_tuned(plan: StudyPlan, report: StudyReport, trial: EndedTrial, out: Pa
 
 def write_curve(plan: StudyPlan, report: StudyReport, out: Path) -> Path:
     """Write the budget curve as `<method>.curve.csv` beside the tuned settings."""
-    return write_rows(place_of(report, out, plan.label).with_suffix(".curve.csv"), report.curve())
+    return write_rows(curve_of(place_of(report, out, plan.label)), report.curve())
+
+
+def curve_of(file: Path) -> Path:
+    """Where the curve belongs that goes with a file of tuned settings."""
+    return file.with_suffix(".curve.csv")
 
 
 def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

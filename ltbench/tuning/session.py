@@ -17,12 +17,13 @@ from ltbench.config import Request
 from ltbench.errors import GridFailedError, RunFailedError, UsageError
 from ltbench.launchers import Job
 from ltbench.launchers.choice import LaunchOptions, launcher_of
+from ltbench.run_config import free_seeds
 from ltbench.runner import Outcome, Place
 from ltbench.training.signals import stoppable
 from ltbench.tuned import read_tuned
 from ltbench.tuning import places
 from ltbench.tuning.after import RunSeed, Tested, check_budgets, run_incumbents
-from ltbench.tuning.output import place_of, write_curve, write_rows, write_tuned
+from ltbench.tuning.output import curve_of, place_of, write_curve, write_rows, write_tuned
 from ltbench.tuning.plan import Options, StudyPlan, plan_studies
 from ltbench.tuning.report import StudyReport, in_a_line, report_of
 from ltbench.tuning.storage import Timing, open_storage, shown, storage_faults, storage_url
@@ -109,7 +110,8 @@ class Tuning:
         """
         check_budgets(test_at, seeds, self.plans)
         if test_at and (run_seed is None or not seeds):
-            raise UsageError("--test-at needs the seeds to report, such as --seeds 0-4.")
+            free = free_seeds(seed for plan in self.plans for seed in plan.seeds)
+            raise UsageError(f"--test-at needs the seeds to report, such as --seeds {free}.")
         with storage_faults(self._order.url), quiet_optuna():
             studies = self._opened()
             failures = self._work(studies, num_workers)
@@ -194,14 +196,19 @@ class Tuning:
         return tuned
 
     def _write(self, plan: StudyPlan, report: StudyReport) -> Path:
-        """The tuned settings, unless this study has written them before, and the curve."""
+        """The tuned settings and the curve, each unless this study has written it before."""
         assert report.best is not None
         file = place_of(report, self._out, plan.label)
-        before = read_tuned(file).tuning if file.is_file() else None
-        if before is not None and before.get("study") != report.study:
-            self._say(f"{file} held those of study {before.get('study')}; they are replaced")
-        if before is None or before.get("study") != report.study:
+        before = read_tuned(file) if file.is_file() else None
+        study = before.tuning.get("study") if before is not None and before.tuning else None
+        same = study == report.study and before is not None and not before.is_edited
+        if study not in (None, report.study):
+            self._say(f"{file} held those of study {study}; they are replaced")
+        elif study is not None and not same:
+            self._say(f"{file} was edited since tune wrote it; it is written again")
+        if not same:
             write_tuned(plan, report, report.best, self._out)
+        if not same or not curve_of(file).is_file():
             write_curve(plan, report, self._out)
         return file
 

@@ -62,7 +62,7 @@ def storage_url(text: str | None, folder: Path) -> URL:
     """The URL a user means; the SQLite file in `folder` unless given.
 
     Raises:
-        UsageError: it is no database URL.
+        UsageError: it is no database URL, or an SQLite file in a folder that is missing.
     """
     if text is None:
         return URL.create("sqlite", database=str(folder / "studies.db"))
@@ -74,6 +74,12 @@ def storage_url(text: str | None, folder: Path) -> URL:
             "--storage: expected a database URL, such as sqlite:///studies.db or "
             "postgresql://user@host/database; this is none."
         ) from error
+    parent = _folder_of(url)
+    if parent is not None and not parent.is_dir():
+        raise UsageError(
+            f"--storage {shown(url)}: the folder {parent} is missing. Expected that of an SQLite "
+            "file to be there; make it, or correct the path (sqlite:////four/slashes is absolute)."
+        )
     return url.set(drivername=_DRIVER) if url.drivername in ("postgresql", "postgres") else url
 
 
@@ -81,6 +87,14 @@ def shown(url: URL) -> str:
     """The URL for people: without its password."""
     plain = url.set(drivername="postgresql") if url.drivername == _DRIVER else url
     return plain.render_as_string(hide_password=True)
+
+
+def _folder_of(url: URL) -> Path | None:
+    """Of an SQLite file; None for a server, and where SQLite has no file or a URI of its own."""
+    name = url.database
+    if url.drivername.partition("+")[0] != "sqlite" or name in (None, "", ":memory:"):
+        return None
+    return None if str(name).startswith("file:") else Path(str(name)).parent
 
 
 def open_storage(url: URL, timing: Timing | None = None) -> RDBStorage:
@@ -91,8 +105,8 @@ def open_storage(url: URL, timing: Timing | None = None) -> RDBStorage:
             missing, or it does not answer.
     """
     timing = timing or Timing()
-    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
-        folder = Path(str(url.database)).parent
+    folder = _folder_of(url)
+    if folder is not None:
         with storage_errors(folder, "--storage"):
             folder.mkdir(parents=True, exist_ok=True)
     with _messages(url):

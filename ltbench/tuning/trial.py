@@ -116,14 +116,20 @@ def try_settings(
 
     Raises:
         UsageError: the settings are refused.
-        InterruptedRunError: stopped by a signal, saved.
+        InterruptedRunError: stopped by a signal, saved, or while another process trains the same.
     """
     cell = trial_cell(request, place)
     check(cell)
     settle(cell.config)
     folder = trial_folder(cell, place)
     over = Event()  # then the claim leaves no trace
-    claim = claims.acquire(folder.path, wait=True, on_wait=place.on_wait, done=over.is_set)
+    claim = claims.acquire(
+        folder.path,
+        wait=True,
+        on_wait=lambda holder: _tell_of_wait(place, folder, holder),
+        done=over.is_set,
+        stop=stop_signal,
+    )
     assert claim is not None
     with claim:
         found = _found(folder, cell, report)
@@ -137,6 +143,11 @@ def try_settings(
             _close(folder, found)
         over.set()
     return found
+
+
+def _tell_of_wait(place: Place, folder: RunFolder, holder: str) -> None:
+    if place.on_wait is not None:
+        place.on_wait(f"waits for {folder.name}: the same settings are being trained by {holder}")
 
 
 def _train(

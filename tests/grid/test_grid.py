@@ -27,6 +27,7 @@ from ltbench.grid.time_left import TimeLeft, in_words
 from ltbench.launchers.carrying_out import carry_out
 from ltbench.runner import Place
 from ltbench.testing.tiny import TINY, TOY_BLOBS, tiny_request
+from ltbench.tuned import DIGEST, digest_of
 
 SETTINGS = {**TINY, "epochs": 1}
 
@@ -226,7 +227,8 @@ def test_a_seed_that_settings_were_tuned_with_is_refused_with_the_plan(place, tm
     file = tmp_path / "ce.yaml"
     names = "method: ce, preset: null, dataset: toy_blobs, protocol: held_out"
     file.write_text(
-        f"tuning: {{{names}, study: s, trial: 1, best: true, seeds: [1], split_digest: {digest}}}\n"
+        f"tuning: {{{names}, study: s, trial: 1, best: true, seeds: [1], split_digest: {digest}, "
+        f"{DIGEST}: {digest_of({})}}}\n"
     )
     flags = {"methods": "ce", "datasets": "toy_blobs", "settings": SETTINGS, "tuned": file}
     assert len(plan(read_grid(None, {**flags, "seeds": "0,2"}), place).cells) == 2

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ltbench import claims
 from ltbench.errors import InterruptedRunError, UsageError
 from ltbench.metrics import validation_summary
 from ltbench.registry import DATASETS
@@ -140,6 +141,24 @@ def test_stopped_and_gone_on_with_it_is_the_same(place, tmp_path):
     second = tried(place, epochs=4, report=lambda step, summary: told.append(step))
     assert (second.summary, second.folder) == (whole.summary, whole.folder)
     assert told == [1, 2, 3, 4], "the epochs before the stop are told too"
+
+
+def test_told_to_stop_while_another_process_trains_the_same(place):
+    told = []
+    request = tiny_request("ce", {"seed": SEED})
+    folder = trial.trial_folder(trial.trial_cell(request, place), place)
+    with claims.acquire(folder.path, wait=False), pytest.raises(InterruptedRunError):
+        try_settings(
+            request,
+            replace(place, on_wait=told.append),
+            lambda step, summary: False,
+            stop_signal=lambda: 15,
+        )
+    (line,) = told
+    assert line.startswith(
+        f"waits for {folder.name}: the same settings are being trained by process "
+    )
+    assert not (folder.path / CHECKPOINT).exists()
 
 
 def test_died_between_its_last_epoch_and_its_mark(place, monkeypatch):

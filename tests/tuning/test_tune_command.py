@@ -120,6 +120,37 @@ def test_reported_seeds_are_not_those_of_the_study(tune, bench, tmp_path):
     assert not (tmp_path / "runs" / "toy_blobs").exists(), "nothing was trained"
 
 
+def test_files_that_are_gone_or_edited_are_written_again(tune, tmp_path, monkeypatch):
+    assert tune("--trials", 2).code == 0
+    settings = tuned_file(tmp_path)
+    curve = settings.with_suffix(".curve.csv")
+    whole = {file: file.read_text() for file in (settings, curve)}
+    monkeypatch.setattr(trial, "fit", None)  # nothing may train any more
+    for file in whole:
+        file.unlink()
+        assert tune("--trials", 2).code == 0
+        assert {one: one.read_text() for one in whole} == whole
+    settings.write_text(whole[settings].replace("batch_size: 8", "batch_size: 4"))
+    answer = tune("--trials", 2)
+    assert "was edited since tune wrote it" in answer.out
+    assert {one: one.read_text() for one in whole} == whole
+
+
+def test_the_folder_of_a_database_is_not_made(tune, tmp_path):
+    answer = tune("--trials", 2, "--storage", f"sqlite:///{tmp_path}/nosuchdir/x.db")
+    assert answer.code == 2
+    assert f"the folder {tmp_path}/nosuchdir is missing" in answer.err
+    assert not (tmp_path / "nosuchdir").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_reported_seeds_that_are_suggested_are_not_refused(tune):
+    flags = ("--trials", 2, "--tune-seeds", "0-4", "--test-at", "1,2")
+    answer = tune(*flags, "--seeds", "0-4")
+    assert answer.code == 2
+    assert "such as --seeds 5-9" in answer.err
+
+
 def test_as_json(tune, tmp_path):
     answer = tune("--trials", 2, "--json")
     assert answer.code == 0

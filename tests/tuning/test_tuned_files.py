@@ -12,6 +12,7 @@ from ltbench.labels import changes
 from ltbench.report.tables import comparison
 from ltbench.runner import Place, run
 from ltbench.testing.tiny import tiny_request
+from ltbench.tuned import DIGEST, digest_of
 
 SEEDS = [1_000_000, 1_000_001]
 
@@ -38,6 +39,7 @@ def write(tmp_path, split_digest):
                 "epochs": 4,
                 "device_hours": 0.25,
             },
+            DIGEST: digest_of(settings),
             **block,
         }
         file = tmp_path / "tuned.yaml"
@@ -93,6 +95,22 @@ def test_a_block_that_is_not_whole_is_refused(tmp_path):
     file.write_text("tuning: yes\n")
     with pytest.raises(UsageError, match="expected 'tuning' to hold"):
         resolve(request(file))
+
+
+def test_settings_edited_since_are_not_those_of_the_study(write):
+    file = write({"optimizer": {"weight_decay": 0.01, "lr": 1e-05}})
+    resolve(request(file))
+    whole = file.read_text()
+    for other in ("0.02", ".nan", "2026-01-01"):
+        file.write_text(whole.replace("0.01", other))
+        with pytest.raises(UsageError, match=r"was edited since .* leave out the block 'tuning'"):
+            resolve(request(file))
+
+
+def test_seeds_that_are_suggested_are_not_refused(write):
+    for taken, free in (([0, 1, 2, 3, 4], "5-9"), ([3, 7], "8-12"), (SEEDS, "0-4"), ([5], "0-4")):
+        with pytest.raises(UsageError, match=f"such as --seeds {free}"):
+            resolve(request(write({}, seeds=taken), seed=taken[0]))
 
 
 def test_the_origin_is_no_setting(write):
