@@ -222,7 +222,8 @@ def _study(told: Mapping[str, Any] | None) -> str:
     untuned, seeds = told.get("default_value"), ", ".join(map(str, told.get("seeds") or ()))
     hours, value = told.get("device_hours"), told.get("value")
     return (
-        f"by {told.get('objective')} on seeds {seeds}, study {told.get('study')}, "
+        f"by {told.get('objective')} of {told.get('validation_images', 'unknown')} images on seeds "
+        f"{seeds}, study {told.get('study')}, "
         f"trial {told.get('trial')} of {told.get('trials')} ({told.get('pruned')} pruned) of "
         f"{told.get('epochs')} epochs: {_number(value, '.4f')}, untuned "
         f"{_number(untuned, '.4f')}; {_number(hours, '.3g')} device-hours"

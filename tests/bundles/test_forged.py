@@ -391,7 +391,6 @@ def test_records_that_are_no_records(text, message, forger, board):
         ("seed", False, "seed is False; expected int"),
         ("uses_validation", 0, "uses_validation is 0; expected bool"),
         ("digests", {}, "says digest None"),
-        ("tuning", {"default_value": 1}, "its records cannot be shown in a table"),
         ("overlaps", [{"kind": "pixels"}], "its records cannot be shown in a table"),
     ],
 )
