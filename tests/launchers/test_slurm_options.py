@@ -2,7 +2,7 @@
 
 import os
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -106,7 +106,8 @@ def test_devices_are_what_the_options_ask_for(launcher_of, options, kind, tmp_pa
     assert ("gpus_per_node" in asked) == (kind == "cpu"), "the user's own request stands"
 
 
-def test_missing_commands_are_named(commands):
+def test_missing_commands_are_named(commands, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", ModuleType("submitit"))
     (commands / "squeue").unlink()
     with pytest.raises(DataMissingError, match=r"not found: squeue.*apt-get"):
         SlurmLauncher(commands)

@@ -116,8 +116,10 @@ def test_coverage_of_one_interval(seed_sd, image_sd, both_sd):
     assert missed / 200 < 0.05 + 2.5 * (0.05 * 0.95 / 200) ** 0.5
 
 
+@pytest.mark.services
 def test_holm_is_that_of_statsmodels():
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    from statsmodels.stats import multitest
+
     random = np.random.default_rng(0)
     for size in (1, 2, 7, 45):
         p = random.random(size) ** 3

@@ -36,8 +36,8 @@ def better_each_time(sets=SETS):
     return {name: {"a": 0.9 + i / 100, "b": 0.8, "c": 0.7} for i, name in enumerate(sets)}
 
 
+@pytest.mark.services
 def test_ranks_tests_and_cliques():
-    pytest.importorskip("scikit_posthocs")
     found = critical_difference(records(better_each_time()), "accuracy", origins=by_name)
     assert found.average_ranks == {"a": 1.0, "b": 2.0, "c": 3.0}
     assert found.p_friedman == pytest.approx(np.exp(-6), rel=1e-6)  # chi^2 = 12, 2 degrees
@@ -49,8 +49,8 @@ def test_ranks_tests_and_cliques():
     assert "6 independent data sets and 3 methods" in found.estimator
 
 
+@pytest.mark.services
 def test_ties_share_a_rank_and_lower_may_be_better():
-    pytest.importorskip("scikit_posthocs")
     scores = {name: {"a": 0.1, "b": 0.1, "c": 0.7} for name in SETS}
     found = critical_difference(records(scores, metric="nll"), "nll", origins=by_name)
     assert found.average_ranks == {"a": 1.5, "b": 1.5, "c": 3.0}
@@ -60,8 +60,8 @@ def test_ties_share_a_rank_and_lower_may_be_better():
     assert found.cliques == (("a", "b", "c"),)
 
 
+@pytest.mark.services
 def test_seeds_are_averaged():
-    pytest.importorskip("scikit_posthocs")
     scores = {name: {"a": [0.9, 0.1], "b": [0.6, 0.6], "c": [0.3, 0.4]} for name in SETS}
     found = critical_difference(records(scores), "accuracy", origins=by_name)
     assert list(found.average_ranks) == ["b", "a", "c"]
@@ -96,11 +96,11 @@ def test_every_data_set_of_ours_says_where_its_pictures_are_from():
     assert unknown == own_files, "say image_origins"
 
 
+@pytest.mark.services
 def test_two_protocols_of_a_set_and_unknown_pictures():
     made = records(better_each_time()) + records(
         better_each_time(SETS[:1]), protocol="random", num_images=50
     )
-    pytest.importorskip("scikit_posthocs")
     found = critical_difference(made, "accuracy", origins=by_name)
     assert "shares set 0 with set 0" in found.left_out["set 0", "random"]
     with pytest.raises(UsageError, match="does not say where its pictures are from"):

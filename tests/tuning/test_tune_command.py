@@ -247,6 +247,7 @@ def test_a_protocol_without_validation_is_refused(tune, monkeypatch):
     assert "Protocol 'held_out' of toy_blobs has no validation part" in answer.err
 
 
+@pytest.mark.services
 def test_a_server_that_does_not_answer(tune, tmp_path):
     answer = tune("--storage", "postgresql://somebody:secret@127.0.0.1:9/studies")
     assert answer.code == 1
