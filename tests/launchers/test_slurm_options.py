@@ -2,7 +2,7 @@
 
 import os
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,7 +107,7 @@ def test_devices_are_what_the_options_ask_for(launcher_of, options, kind, tmp_pa
 
 
 def test_missing_commands_are_named(commands, monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", ModuleType("submitit"))
+    monkeypatch.setattr(slurm_module, "_imported", SimpleNamespace)
     (commands / "squeue").unlink()
     with pytest.raises(DataMissingError, match=r"not found: squeue.*apt-get"):
         SlurmLauncher(commands)
