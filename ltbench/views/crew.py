@@ -175,18 +175,22 @@ class Crew:
                 self._errors.setdefault(answer.number, error)
 
     def _free_slot(self) -> _Slot:
-        """A slot that nobody reads or waits for."""
-        for slot in self._slots:
-            wanted = slot.owner is not None and slot.owner() is not None
-            if not wanted and slot not in self._kept:
-                # Nobody may have waited for its last job, which then goes on writing.
-                self._finish(slot.job)
-                self._parts.pop(slot.job, None)
-                self._errors.pop(slot.job, None)
-                return slot
-        raise RuntimeError(
-            f"{self._depth} batches were asked for and none was taken: call for one first."
-        )
+        """A slot that nobody reads or waits for.
+
+        Counted are orders, not slots: before anything was handed out more slots are free, and what
+        is allowed would depend on it.
+        """
+        waited_for = [s for s in self._slots if s.owner is not None and s.owner() is not None]
+        if len(waited_for) >= self._depth:
+            raise RuntimeError(
+                f"{self._depth} batches were asked for and none was taken: call for one first."
+            )
+        slot = next(s for s in self._slots if s not in waited_for and s not in self._kept)
+        # Nobody may have waited for its last job, which then goes on writing.
+        self._finish(slot.job)
+        self._parts.pop(slot.job, None)
+        self._errors.pop(slot.job, None)
+        return slot
 
 
 def _start(workers: int, num_slots: int) -> tuple[list[Connection], list[BaseProcess]]:

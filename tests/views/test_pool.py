@@ -118,15 +118,20 @@ def test_larger_and_smaller_batches_share_the_ring(pools, images):
         assert torch.equal(a, by_hand(images, "a", 7, positions))
 
 
-def test_too_many_jobs_ahead_are_refused_and_forgotten_ones_are_not_counted(pools):
-    ready = [submit(pools[1], [0]) for _ in range(DEPTH)]
+@pytest.mark.parametrize("handed_out", [0, 1, KEPT])
+def test_too_many_jobs_ahead_are_refused_and_forgotten_ones_are_not_counted(images, handed_out):
+    pool = HostPictures(images, VIEWS, seed=0, workers=1)
+    for _ in range(handed_out):
+        submit(pool, [0])()
+    ready = [submit(pool, [0]) for _ in range(DEPTH)]
     with pytest.raises(RuntimeError, match="6 batches were asked for"):
-        submit(pools[1], [0])
+        submit(pool, [0])
     del ready
     gc.collect()
     for _ in range(2 * DEPTH):
-        submit(pools[1], [0])
-    assert len(submit(pools[1], [0])()) == 2
+        submit(pool, [0])
+    assert len(submit(pool, [0])()) == 2
+    pool.close()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
