@@ -29,6 +29,7 @@ from ltbench.options import (
     run_options,
 )
 from ltbench.registry import add_plugins, import_plugins
+from ltbench.report_cli import report
 from ltbench.settings import parse_names, parse_seeds
 from ltbench.table_cli import table
 from ltbench.tune_cli import tune
@@ -296,6 +297,7 @@ cli.add_command(evaluate)
 cli.add_command(compare)
 cli.add_command(tune)
 cli.add_command(table)
+cli.add_command(report)
 cli.add_command(leaderboard)
 for _command in (verify, predict, export):
     cli.add_command(_command)

@@ -22,16 +22,18 @@ Facts = dict[str, Any]
 
 def status(results: Path) -> list[Facts]:
     """One row a run folder: done, running, failed, or stopped half way."""
-    rows = []
-    for folder in run_folders(results):
-        *_, dataset, protocol, method, key, seed = folder.path.parts
-        row = {"dataset": dataset, "protocol": protocol, "method": method, "run": f"{key}/{seed}"}
-        holder = claims.holder(folder.path)
-        resting = "stopped" if folder.failure() is None else "failed"
-        state = _state(folder) or (resting if holder is None else "claimed")
-        by = (holder or "") if state == "claimed" else ""
-        rows.append(row | {"state": state, "epochs": last_epoch(folder), "by": by})
-    return rows
+    return [standing(folder) for folder in run_folders(results)]
+
+
+def standing(folder: RunFolder) -> Facts:
+    """Which run a folder holds, and its state; looking changes nothing on the disk."""
+    *_, dataset, protocol, method, key, seed = folder.path.parts
+    row = {"dataset": dataset, "protocol": protocol, "method": method, "run": f"{key}/{seed}"}
+    holder = claims.holder(folder.path)
+    resting = "stopped" if folder.failure() is None else "failed"
+    state = _state(folder) or (resting if holder is None else "claimed")
+    by = (holder or "") if state == "claimed" else ""
+    return row | {"state": state, "epochs": last_epoch(folder), "by": by}
 
 
 def _state(folder: RunFolder) -> str | None:

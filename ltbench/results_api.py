@@ -1,4 +1,4 @@
-"""The Python twins of the commands that read finished runs: tables, comparisons, evaluations."""
+"""The Python twins of the commands that read finished runs: tables, comparisons, sites, ..."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ltbench.report.choices import Format, TableChoices
     from ltbench.report.tables import Table
     from ltbench.runner import Outcome
+    from ltbench.site.choices import Made, SiteChoices
     from ltbench.stats.comparing import Comparison
 
 
@@ -38,6 +39,53 @@ def table(
     roots = [results] if isinstance(results, str | Path) else list(results)
     datasets = [dataset] if isinstance(dataset, str) else dataset
     return comparison_text([Path(root) for root in roots], datasets=datasets, **choices)
+
+
+def write_site(
+    out: str | Path,
+    *,
+    results: str | Path | Sequence[str | Path] | None = None,
+    boards: str | Path | Sequence[str | Path] = (),
+    dataset: str | Sequence[str] | None = None,
+    **choices: Unpack[SiteChoices],
+) -> Made:
+    """Write a site of static pages, or bring one up to date: `bench.py report`.
+
+    Args:
+        out: a new folder, or one with a site.
+        results: one folder of results, or several; None for the usual one, or for none where
+            `boards` are given.
+        boards: folders of boards, in place of results.
+        dataset: one name, or several; None for all.
+        choices: see `ltbench.site.choices.SiteChoices`.
+
+    Returns:
+        What was written, with notes on records that were left out.
+
+    Raises:
+        DataMissingError: no finished run fits, or figures are wanted and matplotlib is missing.
+        UsageError: `out` holds something else than a site, or results and boards are both given.
+    """
+    from ltbench.site.choices import Selection
+    from ltbench.site.making import SiteOptions, make_site
+
+    methods, protocol = choices.pop("methods", None), choices.pop("protocol", None)
+    given, shown = _paths(results), _paths(boards)
+    wanted = [dataset] if isinstance(dataset, str) else dataset or ()
+    selection = Selection(
+        roots=given if given or shown else (DEFAULT_RESULTS,),
+        boards=shown,
+        methods=None if methods is None else tuple(methods),
+        datasets=None if dataset is None else tuple(wanted),
+        protocol=protocol,
+    )
+    rest: dict[str, Any] = {**choices}
+    return make_site(selection, Path(out), SiteOptions(**rest))
+
+
+def _paths(given: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
+    several = [given] if isinstance(given, str | Path) else given or ()
+    return tuple(Path(one) for one in several)
 
 
 def compare(

@@ -11,7 +11,7 @@ from ltbench.settings import as_yaml
 
 Facts = Mapping[str, Any]
 
-_LONG = 60  # characters of a value above which the table of settings points to the preset
+LONG = 60  # characters of a value above which the table of settings points to the preset
 
 
 def card(facts: Facts) -> str:
@@ -146,7 +146,7 @@ def _prose(text: str) -> str:
 
 def _cell(value: Any) -> str:
     text = value if value in (RECIPE, NO_PRESET) else as_yaml(value)
-    return "see preset" if len(text) > _LONG else _plain(text)
+    return "see preset" if len(text) > LONG else _plain(text)
 
 
 def _plain(text: str) -> str:

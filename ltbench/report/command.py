@@ -49,12 +49,14 @@ def comparison_text(
         roots, methods=methods, datasets=datasets, protocol=protocol, per_class=per_class
     )
     if not records:
-        raise DataMissingError("\n".join([*notes, _nothing(roots, methods, datasets, protocol)]))
+        raise DataMissingError(
+            "\n".join([*notes, nothing_found(roots, methods, datasets, protocol)])
+        )
     wants_bold = LAYOUTS[layout].bold if layout in LAYOUTS and bold is None else bool(bold)
     found = sheets(
         records,
         layout,
-        against_best=(against_best or _against_best) if wants_bold else None,
+        against_best=(against_best or paired_to_best) if wants_bold else None,
         published=Published(methods=methods) if with_published else None,
         classes=per_class,
         mixed=mixed,
@@ -63,14 +65,15 @@ def comparison_text(
     return written(found, table_format), notes
 
 
-def _against_best(rows: Mapping[str, Sequence[RunFolder]], metric: str) -> Mapping[str, Paired]:
+def paired_to_best(rows: Mapping[str, Sequence[RunFolder]], metric: str) -> Mapping[str, Paired]:
+    """The paired differences to the best row, as `ltbench.stats` has them."""
     # Reads predictions and computes: imported where it is needed alone.
     from ltbench.stats.paired import against_best
 
     return against_best(rows, metric)
 
 
-def _nothing(
+def nothing_found(
     roots: Sequence[Path],
     methods: Iterable[str] | None,
     datasets: Iterable[str] | None,

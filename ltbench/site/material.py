@@ -1,0 +1,142 @@
+"""What a site is made from: records, unfinished runs, and the rows of boards as run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ltbench.bundles.portable import portable
+from ltbench.errors import DataMissingError, UsageError
+from ltbench.inspection import standing
+from ltbench.registry import normalise
+from ltbench.report.command import nothing_found
+from ltbench.report.reading import Record, read
+from ltbench.results import RunFolder, run_folders
+from ltbench.site.choices import Selection
+
+__all__ = ["Material", "read_material"]
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything but the runs' own files.
+
+    Attributes:
+        records: as tables read them, labels without paths of the machine; `folder` says where.
+        notes: on records that were left out.
+        unfinished: runs without a record, with state and what went wrong.
+        levels: how rows of boards were checked, by key.
+        from_boards: whether records are those of boards.
+    """
+
+    records: list[Record]
+    notes: tuple[str, ...] = ()
+    unfinished: list[Facts] = field(default_factory=list)
+    levels: dict[str, str] = field(default_factory=dict)
+    from_boards: bool = False
+
+
+@contextmanager
+def read_material(selection: Selection) -> Iterator[Material]:
+    """Read what a selection names; rows of boards stay unpacked for as long as the context lasts.
+
+    Raises:
+        DataMissingError: no finished run fits.
+        VerificationError: a board does not hold what its predictions give, or two folders hold one
+            run with different results.
+    """
+    if not selection.boards:
+        yield _of_results(selection, selection.roots)
+        return
+    if selection.roots:
+        raise UsageError("Give --board or --results, not both: a site shows the one or the other.")
+    with TemporaryDirectory(prefix="ltbench-site-") as folder:
+        roots: list[Path] = []
+        levels: dict[str, str] = {}
+        for number, board in enumerate(selection.boards):
+            root = Path(folder) / str(number)
+            levels |= _unpacked(board, root)
+            roots.append(root)
+        found = _of_results(selection, roots)
+        yield Material(found.records, found.notes, levels=levels, from_boards=True)
+
+
+def _of_results(selection: Selection, roots: Sequence[Path]) -> Material:
+    methods = None if selection.methods is None else list(selection.methods)
+    datasets = None if selection.datasets is None else list(selection.datasets)
+    wanted: Facts = {"methods": methods, "protocol": selection.protocol}
+    records, notes = read(roots, datasets=datasets, **wanted)
+    notes = [_shown(note, roots) for note in notes]
+    if not records:
+        what = nothing_found(roots, methods, datasets, selection.protocol)
+        raise DataMissingError("\n".join([*notes, what]))
+    found = [
+        _unfinished(run, roots)
+        for root in dict.fromkeys(roots)
+        for run in run_folders(root, dataset=datasets, **wanted)
+        if not (run.path / "record.json").is_file()
+    ]
+    plain = [{**record, "label": portable(record["label"])} for record in records]
+    return Material(plain, tuple(notes), [one for one in found if one is not None])
+
+
+def _unfinished(run: RunFolder, roots: Sequence[Path]) -> Facts | None:
+    facts = standing(run)
+    if facts["state"] == "done":  # finished since
+        return None
+    failure = run.failure() or {}
+    message = str(failure.get("message", ""))
+    name, _, seed = facts["run"].partition("/")
+    return {
+        **{key: facts[key] for key in ("dataset", "protocol", "method", "state", "epochs")},
+        "key": name,
+        "seed": seed.removeprefix("seed-"),
+        "message": _shown(message, roots),
+    }
+
+
+def _shown(text: str, roots: Sequence[Path]) -> str:
+    """A message with places as they are below the results, and no other path of this machine."""
+    for root in sorted(map(str, roots), key=len, reverse=True):
+        text = text.replace(f"{root}/", "")
+    return str(portable(text))
+
+
+def _unpacked(folder: Path, root: Path) -> dict[str, str]:
+    """Write a board's rows as run folders, with numbers computed from their predictions.
+
+    Returns:
+        The level of each row, by key.
+    """
+    # Reads bundles, which needs torch; the records of a results folder do not.
+    from ltbench.bundles.board import Board
+    from ltbench.bundles.scoring import rescored
+
+    board = Board(folder)
+    rows = board.rows()
+    levels: dict[str, str] = {}
+    for name, row in rows.items():
+        bundle = board.bundle(name)
+        for record in rescored(bundle, board.reference):
+            seed = record["seed"]
+            run = RunFolder.at(
+                root,
+                dataset=normalise(record["dataset"]),
+                protocol=record["protocol"],
+                method=bundle.manifest.label.partition(" ")[0],
+                key=record["key"],
+                seed=seed,
+            )
+            run.path.mkdir(parents=True)
+            run.write_predictions(bundle.predictions(seed))
+            run.write_config(bundle.configs[seed])
+            run.write_record(record)
+        again = row.get("rerun")
+        levels[row["key"]] = f"{row['level']} ({again['equal']})" if again else str(row["level"])
+    return levels

@@ -1,0 +1,73 @@
+"""Digests of what pages are made from, so that a page is made again only when something changed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from ltbench.files import canonical_json, sha256_hex
+from ltbench.registry import DATASETS, METHODS
+from ltbench.results import PREDICTIONS
+
+__all__ = ["code_digest", "plugins_digest", "run_digest", "stamp"]
+
+_OF_A_RUN: Final = ("record.json", "config.json", "epochs.jsonl", PREDICTIONS)
+_LIBRARIES: Final = ("jinja2", "matplotlib", "numpy", "pillow", "pyyaml", "scikit-learn")
+_SUFFIXES: Final = (".py", ".j2", ".css", ".js", ".yaml", ".json")
+
+
+def stamp(*parts: Any) -> str:
+    """SHA-256 (hex) over JSON-able facts."""
+    return sha256_hex(canonical_json(parts).encode())
+
+
+def run_digest(folder: Path) -> str:
+    """Of those of a run's files that its page is made from."""
+    return stamp([[name, _file_digest(folder / name)] for name in _OF_A_RUN])
+
+
+@cache
+def code_digest() -> str:
+    """Of the harness's files, recipes and templates, and the versions of what draws and writes.
+
+    Not of the plugins: see `plugins_digest`.
+    """
+    root = Path(str(resources.files("ltbench")))
+    files = sorted(file for file in root.rglob("*") if file.suffix in _SUFFIXES)
+    own = [file for file in files if not {"methods", "datasets"} & set(_below(file, root)[:1])]
+    texts = [["/".join(_below(file, root)), _file_digest(file)] for file in own]
+    return stamp(texts, {name: _version(name) for name in _LIBRARIES})
+
+
+def plugins_digest(methods: Iterable[str], datasets: Iterable[str]) -> str:
+    """Of the plugins' files, imported by nobody; of ours all, since they may import each other."""
+    files = []
+    for registry, names in ((METHODS, methods), (DATASETS, datasets)):
+        known = [*registry.own_names(), *(name for name in names if name in registry)]
+        for name in sorted(set(known)):
+            file = registry.info(name).file
+            files.append([registry.kind, name, None if file is None else _file_digest(file)])
+    return stamp(files)
+
+
+def _below(file: Path, root: Path) -> tuple[str, ...]:
+    return file.relative_to(root).parts
+
+
+@cache
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _file_digest(path: Path) -> str | None:
+    try:
+        return sha256_hex(path.read_bytes())
+    except OSError:
+        return None
