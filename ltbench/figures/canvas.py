@@ -17,6 +17,7 @@ from ltbench.errors import DataMissingError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -28,8 +29,11 @@ __all__ = [
     "Series",
     "axes_at",
     "drawing_style",
+    "label_y",
+    "legend_above",
     "legend_below",
     "legend_height",
+    "log_ticks",
     "new_figure",
     "require_matplotlib",
     "series",
@@ -88,8 +92,10 @@ _DASHES: Final[tuple[Any, ...]] = (
     (0, (2.6, 1.0)),
 )
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<")
+_EDGE: Final = 0.09  # inches
+_FEW_TICKS: Final = 3
 _LEGEND_LINE: Final = 0.135  # inches
-_HANDLE: Final = 0.34  # inches, with what separates it from its label and the next column
+_HANDLE: Final = 0.42  # inches, with what separates it from its label and the next column
 
 
 class Series(NamedTuple):
@@ -147,6 +153,17 @@ def axes_at(figure: Figure, left: float, bottom: float, width: float, height: fl
     )
 
 
+def label_y(axes: Axes, label: str, left: float) -> None:
+    """A label of the y axis at the figure's edge, wherever the tick labels end.
+
+    Args:
+        left: where the axes begin, inches.
+    """
+    width = axes.bbox.width / axes.figure.dpi
+    axes.set_ylabel(label, verticalalignment="center")
+    axes.yaxis.set_label_coords((_EDGE - left) / width, 0.5)
+
+
 def series(number: int) -> Series:
     """The `number`th of several lines; forty differ in dashes or marker."""
     return Series(
@@ -154,6 +171,19 @@ def series(number: int) -> Series:
         _DASHES[number % len(_DASHES)],
         _MARKERS[number % len(_MARKERS)],
     )
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis: powers of ten, with 2 and 5 where these are few."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    ticks = [10.0**power for power in powers if low <= 10.0**power <= high]
+    if len(ticks) < _FEW_TICKS:
+        ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 @lru_cache(maxsize=8192)
@@ -197,6 +227,39 @@ def legend_below(
         text.set_text(label)
 
 
+def legend_above(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """A legend on top of axes, in one row."""
+    legend = axes.legend(
+        list(handles),
+        ["."] * len(labels),
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=len(labels),
+        borderpad=0,
+        borderaxespad=0.2,
+        handlelength=2.4,
+        handletextpad=0.4,
+        columnspacing=0.9,
+    )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(label)
+
+
 def _legend_columns(labels: Sequence[str], width: float) -> int:
-    widest = max((text_width(label) for label in labels), default=0.0)
-    return max(1, min(len(labels), int(width / (widest + _HANDLE))))
+    """The most columns that fit, then as few of them as the same number of lines needs."""
+    num = len(labels)
+    widths = [text_width(label) + _HANDLE for label in labels]
+    for columns in range(num, 1, -1):
+        if sum(max(part) for part in _split(widths, columns)) <= width:
+            return math.ceil(num / math.ceil(num / columns))
+    return 1
+
+
+def _split(widths: Sequence[float], columns: int) -> Iterator[Sequence[float]]:
+    """As matplotlib fills the columns of a legend: the first ones have one more."""
+    least, larger = divmod(len(widths), columns)
+    start = 0
+    for column in range(columns):
+        end = start + least + (column < larger)
+        yield widths[start:end]
+        start = end

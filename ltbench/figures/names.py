@@ -9,9 +9,10 @@ from typing import Final
 
 from ltbench.figures.canvas import FONT_SIZE, text_width
 
-__all__ = ["literal", "plural", "shortened"]
+__all__ = ["fitted", "literal", "plural", "shortened"]
 
 _ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
+_NARROWEST: Final = 0.2  # inches
 _LONGEST: Final = 80  # letters
 # With them two names could look alike, or turn round what stands beside them.
 _TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
@@ -38,10 +39,18 @@ def shortened(names: Sequence[str], width: float, size: float = FONT_SIZE) -> li
     return [f"{name} [{place}]" if alike[name] > 1 else name for place, name in enumerate(short, 1)]
 
 
+def fitted(names: Sequence[str], room: float, size: float = FONT_SIZE) -> list[str]:
+    """The names, the longest cut until all of them together are at most `room` inches wide."""
+    widths = [text_width(literal(name)[:_LONGEST], size) for name in names]
+    allowed = max(widths, default=0.0)
+    while allowed > _NARROWEST and sum(min(width, allowed) for width in widths) > room:
+        allowed -= 0.02
+    return shortened(names, allowed + 1e-6, size)
+
+
 def plural(number: int, noun: str) -> str:
     """Such as "1 image" or "1 040 images"."""
-    endings = {"ss": "es", "ch": "es", "sh": "es"}
-    ending = "" if number == 1 else endings.get(noun[-2:], "s")
+    ending = "" if number == 1 else "es" if noun.endswith("ss") else "s"
     return f"{number:,}".replace(",", "\N{NO-BREAK SPACE}") + f" {noun}{ending}"
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ltbench.figures.names import literal, plural
 
-__all__ = ["about_run", "about_seeds", "images", "per_cent", "test_part"]
+__all__ = ["about_run", "about_seeds", "images", "per_cent", "test_part", "where_trained"]
 
 Record = Mapping[str, Any]
 
 
-def per_cent(share: float) -> str:
+def per_cent(share: float | np.floating[Any]) -> str:
     """Such as "97.50 %"."""
     return f"{100 * share:.2f} %"
 
@@ -34,10 +36,14 @@ def about_seeds(records: Sequence[Record]) -> str:
 
 def test_part(record: Record) -> str:
     """Such as "Test part of digits_lt, protocol held_out, split 6d8f774b11c2: 520 images"."""
-    where = f"Test part of {literal(str(record['dataset']))}, protocol {record.get('protocol')}"
+    return f"Test part of {where_trained(record)}: {images(record)}"
+
+
+def where_trained(record: Record) -> str:
+    """Such as "digits_lt, protocol held_out, split 6d8f774b11c2"."""
     split = record.get("split_digest")
     told = f", split {str(split)[:12]}" if split else ""
-    return f"{where}{told}: {images(record)}"
+    return f"{literal(str(record['dataset']))}, protocol {record.get('protocol')}{told}"
 
 
 def images(record: Record) -> str:
