@@ -35,6 +35,7 @@ LAYERS = (
     "evidence stats stats.*",
     "clinical clinical.*",
     "report report.*",
+    "figures figures.*",
     "ablation",
     "trained inference external",
     "bundles bundles.* reevaluation verification user_pictures exporting exporting.*",

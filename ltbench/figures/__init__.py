@@ -1,0 +1,1 @@
+"""Figures from records and stored predictions, drawn by matplotlib."""

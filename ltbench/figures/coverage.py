@@ -1,0 +1,78 @@
+"""Coverage-risk curves: how many of the decided images are wrong when the doubtful are referred."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ltbench.figures.canvas import (
+    COLUMN,
+    GREY,
+    axes_at,
+    label_y,
+    legend_below,
+    legend_height,
+    new_figure,
+    series,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["RiskCurve", "draw_coverage_risk"]
+
+_LEFT, _RIGHT, _TOP, _HEIGHT = 0.46, 0.08, 0.06, 2.1
+
+
+@dataclass(frozen=True)
+class RiskCurve:
+    """One curve.
+
+    Attributes:
+        label: for the legend.
+        coverage, risk: float64 (P,), in [0, 1].
+        points: (coverage, risk) on test at thresholds that validation chose.
+    """
+
+    label: str
+    coverage: np.ndarray
+    risk: np.ndarray
+    points: Sequence[tuple[float, float]] = ()
+
+
+def draw_coverage_risk(curves: Sequence[RiskCurve], best: RiskCurve | None = None) -> Figure:
+    """Risk against coverage; `best` is the order that keeps every right decision first."""
+    labels = [curve.label for curve in curves] + ([best.label] if best else [])
+    bottom = legend_height(labels, COLUMN - 0.1) + 0.39
+    figure = new_figure(COLUMN, bottom + _HEIGHT + _TOP)
+    axes = axes_at(figure, _LEFT, bottom, COLUMN - _LEFT - _RIGHT, _HEIGHT)
+    handles = []
+    for number, curve in enumerate(curves):
+        look = series(number)
+        (line,) = axes.plot(
+            curve.coverage,
+            100 * curve.risk,
+            color=look.color,
+            linestyle=look.linestyle,
+            marker=look.marker,
+            markevery=(0.05 + 0.03 * (number % 8), 0.25),
+            markerfacecolor="white" if number % 2 else look.color,
+            markeredgewidth=0.8,
+        )
+        handles.append(line)
+        for x, y in curve.points:
+            axes.plot([x], [100 * y], "o", markersize=7, markerfacecolor="none", color=look.color)
+    if best is not None:
+        handles += axes.plot(
+            best.coverage, 100 * best.risk, color=GREY, linestyle=(0, (1, 1.5)), linewidth=0.9
+        )
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True)
+    axes.set_xlabel("coverage (share of the images that are decided)")
+    label_y(axes, "risk (% of the decided that are wrong)", _LEFT)
+    legend_below(figure, handles, labels, 0.05, COLUMN - 0.1)
+    return figure
