@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ltbench.program import DEFAULT_RESULTS
+from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED
 from ltbench.settings import parse_names
 from ltbench.site.choices import NUM_MISTAKES, SORTED_BY, TITLE
 
@@ -41,6 +41,13 @@ _folder = click.Path(path_type=Path, file_okay=False)
     "--mistakes", "num_mistakes", type=int, default=NUM_MISTAKES, show_default=True, help="A run."
 )
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where the data lie.")
+@click.option(
+    "--tuned",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_TUNED,
+    show_default=True,
+    help="Root of tuned settings, for the budget curves of tuned rows.",
+)
 @click.option("-j", "--jobs", type=int, help="Processes; default: one a core.")
 @click.option(
     "--board",

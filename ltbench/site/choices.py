@@ -26,6 +26,7 @@ class SiteChoices(TypedDict, total=False):
         pictures: whether pictures of mistakes are copied from the data set, where it is here.
         num_mistakes: how many mistakes of a run are shown.
         data_root: where the data lie.
+        tuned: the root of tuned settings, for the budget curves of tuned rows.
         jobs: processes that make pages; None for one a core.
         say: takes lines on how far the work is.
     """
@@ -40,6 +41,7 @@ class SiteChoices(TypedDict, total=False):
     pictures: bool
     num_mistakes: int
     data_root: Path | None
+    tuned: Path | None
     jobs: int | None
     say: Callable[[str], None]
 

@@ -1,58 +1,60 @@
-"""Pages of runs made by several processes."""
+"""Pages and figures made by several processes."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from ltbench.errors import LtbenchError, RunFailedError
 from ltbench.site.folder import Unit
-from ltbench.site.run_page import RunPage, make_run_page
 from ltbench.spawning import Parcel, packed, signals_blocked, unpacked, without_main
 
-__all__ = ["made_together"]
+__all__ = ["Result", "Task", "made_together"]
 
 Result = tuple[dict[str, Unit], list[str]]
+"""Units by name, and the files that were written."""
 
-# A process takes about a second to start; a page without figures takes tens of milliseconds.
-_PAGES_A_PROCESS: Final = 80
-_FIGURES_A_PROCESS: Final = 2
+# A process takes a second or two to start; with less to do than this it is not worth it.
+_WORK_A_PROCESS_S: Final = 4.0
 
 
-def made_together(
-    pages: Sequence[RunPage], root: Path, jobs: int, on_page: Callable[[], object]
-) -> Iterator[Result]:
-    """Make pages, in as many processes as are worth their start; in any order.
+class Task(Protocol):
+    """Something to be made; picklable."""
+
+    @property
+    def work_s(self) -> float:
+        """About how long it takes."""
+
+    def make(self, root: Path) -> Result:
+        """Write the files into the folder of the site."""
+
+
+def made_together(tasks: Sequence[Task], root: Path, jobs: int) -> Iterator[Result]:
+    """Do tasks, in as many processes as are worth their start; in any order.
 
     Args:
+        root: the folder of the site.
         jobs: the most processes.
-        on_page: called after each page.
 
     Raises:
-        LtbenchError: what a page met; pages that are being made are finished first.
+        LtbenchError: what a task met; those that are under way are finished first.
     """
-    drawing = any(page.figures and not page.drawn for page in pages)
-    worth = len(pages) // (_FIGURES_A_PROCESS if drawing else _PAGES_A_PROCESS)
-    if min(jobs, worth) <= 1:
-        for page in pages:
-            yield make_run_page(page, root)
-            on_page()
+    processes = min(jobs, int(sum(task.work_s for task in tasks) / _WORK_A_PROCESS_S))
+    if processes <= 1:
+        for task in tasks:
+            yield task.make(root)
         return
     context = multiprocessing.get_context("spawn")
     with signals_blocked(), without_main():
-        pool = ProcessPoolExecutor(min(jobs, worth), mp_context=context)
-        waiting = [pool.submit(_made, page, root) for page in pages]
+        pool = ProcessPoolExecutor(processes, mp_context=context)
+        waiting = [pool.submit(_made, task, root) for task in tasks]
     try:
         for future in as_completed(waiting):
-            found = future.result()
-            if isinstance(found[0], type):
-                raise unpacked(found)
-            yield found
-            on_page()
+            yield _opened(future.result())
     except BrokenProcessPool as error:
         raise RunFailedError(
             "A process that makes pages was ended from outside, perhaps for want of memory. What "
@@ -62,8 +64,16 @@ def made_together(
         pool.shutdown(cancel_futures=True)
 
 
-def _made(page: RunPage, root: Path) -> Result | Parcel:
+def _made(task: Task, root: Path) -> tuple[Result, None] | tuple[None, Parcel]:
     try:
-        return make_run_page(page, root)
+        return task.make(root), None
     except LtbenchError as error:
-        return packed(error)
+        return None, packed(error)
+
+
+def _opened(found: tuple[Result, None] | tuple[None, Parcel]) -> Result:
+    result, parcel = found
+    if parcel is not None:
+        raise unpacked(parcel)
+    assert result is not None
+    return result

@@ -4,66 +4,125 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from ltbench.bundles.portable import portable
 from ltbench.files import read_json
 from ltbench.report.sheet import slug
 from ltbench.results import RunFolder
+from ltbench.site.folder import Unit, digests_of, write
 
-__all__ = ["captions_in", "captions_of", "drawn_files", "figures_of_run"]
+if TYPE_CHECKING:
+    from ltbench.figures.drawing import LeftOut, Sketch
+
+__all__ = [
+    "FIGURE_S",
+    "FigureTask",
+    "captions_in",
+    "captions_of",
+    "drawn_files",
+    "figures_of_run",
+    "is_possible",
+]
 
 Facts = dict[str, Any]
+Record = Mapping[str, Any]
 
+FIGURE_S: Final = 0.06  # about how long one takes
 _CAPTIONS: Final = "captions.json"
 
 
-class Figure(Protocol):
-    """What is drawn elsewhere."""
+def is_possible() -> None:
+    """Refuse to draw without the library that draws.
+
+    Raises:
+        DataMissingError: matplotlib is not installed.
+    """
+    from ltbench.errors import DataMissingError
+    from ltbench.figures.canvas import require_matplotlib
+
+    try:
+        require_matplotlib()
+    except DataMissingError as error:
+        raise DataMissingError(f"{error} Or give --no-figures.") from error
+
+
+@dataclass(frozen=True)
+class FigureTask:
+    """Figures that are of no single run: of a row's seeds, of a board, of several data sets.
+
+    Attributes:
+        folder: where they go, and the name of their unit.
+        runs: of a row; empty for the others.
+        records: of a board, or of all boards where `ranks` is set.
+        tuned: the root of tuned settings, where a board has tuned rows.
+        ranks: whether it is the diagram over several data sets.
+    """
+
+    folder: str
+    stamp: str
+    runs: tuple[Path, ...] = ()
+    records: tuple[Record, ...] = field(default=(), repr=False)
+    tuned: Path | None = None
+    ranks: bool = False
 
     @property
-    def name(self) -> str:
-        """Of its file, without ending."""
+    def work_s(self) -> float:
+        """About how long it takes."""
+        return 2 * FIGURE_S
 
-    @property
-    def title(self) -> str:
-        """For its heading."""
+    def make(self, root: Path) -> tuple[dict[str, Unit], list[str]]:
+        """Write them."""
+        files = drawn_files(self.folder, self._sketches())
+        for file, data in files.items():
+            write(root, file, data)
+        unit = Unit(stamp=self.stamp, files=digests_of(files))
+        return {self.folder: unit}, list(files)
 
-    @property
-    def caption(self) -> str:
-        """What is shown, of how many images."""
+    def _sketches(self) -> Iterator[Sketch | LeftOut]:
+        from ltbench.figures.of_rows import board_sketches, rank_sketch, row_sketches
+        from ltbench.figures.of_tuning import budget_sketch
 
-    @property
-    def alt(self) -> str:
-        """Its numbers in a sentence."""
-
-    @property
-    def svg(self) -> str:
-        """The document."""
-
-
-def figures_of_run(run: RunFolder) -> Iterator[Figure]:
-    """The figures of one run."""
-    return iter(())
+        if self.runs:
+            yield from row_sketches([RunFolder(path) for path in self.runs])
+        elif self.ranks:
+            yield rank_sketch(self.records)
+        else:
+            yield from board_sketches(self.records)
+            if self.tuned is not None:
+                first = self.records[0]
+                yield budget_sketch(self.tuned, first["dataset"], first["protocol"])
 
 
-def drawn_files(folder: str, figures: Iterable[Figure]) -> dict[str, bytes]:
-    """A file a figure, and one with their captions, by path in the site."""
+def figures_of_run(run: RunFolder) -> Iterator[Sketch | LeftOut]:
+    """The figures of one run, still to be drawn."""
+    from ltbench.figures.of_run import run_sketches
+
+    return run_sketches(run)
+
+
+def drawn_files(folder: str, sketches: Iterable[Sketch | LeftOut]) -> dict[str, bytes]:
+    """A file a figure, and one with their captions and what was left out, by path in the site."""
+    from ltbench.figures.drawing import LeftOut
+
     files: dict[str, bytes] = {}
-    captions = []
-    for figure in figures:
-        name = f"{slug(figure.name)}.svg"
-        files[f"{folder}/{name}"] = figure.svg.encode("utf-8")
-        told = {"title": figure.title, "caption": figure.caption, "alt": figure.alt}
-        captions.append({"file": name, **{key: portable(text) for key, text in told.items()}})
-    text = json.dumps(captions, indent=1, ensure_ascii=False)
-    files[f"{folder}/{_CAPTIONS}"] = f"{text}\n".encode()
+    told: list[Facts] = []
+    for sketch in sketches:
+        if isinstance(sketch, LeftOut):
+            told.append({"title": sketch.title, "reason": _without_paths(sketch.reason)})
+            continue
+        figure, name = sketch.drawn(), f"{slug(sketch.name)}.svg"
+        files[f"{folder}/{name}"] = figure.svg.encode("utf-8", "replace")
+        words = {"title": figure.title, "caption": figure.caption, "alt": figure.alt}
+        told.append({"file": name, **{key: _without_paths(text) for key, text in words.items()}})
+    files[f"{folder}/{_CAPTIONS}"] = f"{json.dumps(told, indent=1)}\n".encode()
     return files
 
 
 def captions_of(folder: str, files: Mapping[str, bytes]) -> list[Facts]:
-    """What a page says of figures: `href`, `title`, `caption`, `alt`."""
+    """What a page says of figures: `href`, `title`, `caption`, `alt`; or `title` and `reason`."""
     return _placed(folder, json.loads(files[f"{folder}/{_CAPTIONS}"]))
 
 
@@ -73,4 +132,8 @@ def captions_in(root: Path, folder: str) -> list[Facts]:
 
 
 def _placed(folder: str, captions: list[Facts]) -> list[Facts]:
-    return [{**one, "href": f"{folder}/{one['file']}"} for one in captions]
+    return [{**one, "href": f"{folder}/{one['file']}" if "file" in one else ""} for one in captions]
+
+
+def _without_paths(text: str) -> str:
+    return str(portable(text))

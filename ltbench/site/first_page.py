@@ -8,6 +8,7 @@ from typing import Any
 from ltbench.bundles.page import LEVELS
 from ltbench.metrics import METRICS
 from ltbench.site.boards import KINDS, Board, columns_of, method_page, published_of, rows_of
+from ltbench.site.figure_plan import FigurePlan
 from ltbench.site.material import Material
 from ltbench.site.method_page import described
 from ltbench.site.naming import RunIdentity
@@ -22,17 +23,17 @@ def first_page(
     material: Material,
     boards: Sequence[Board],
     stems: Mapping[RunIdentity, str],
+    figures: FigurePlan,
     *,
     title: str,
     sort: str | None,
-    figures: Mapping[str, list[Facts]],
 ) -> bytes:
     """`index.html`.
 
     Args:
         stems: of the runs' pages.
+        figures: of the boards.
         sort: the column that rows are ordered by.
-        figures: of each board, by its name.
     """
     shown: list[Facts] = [
         {
@@ -40,7 +41,7 @@ def first_page(
             "columns": columns_of(board, sort),
             "rows": rows_of(board, stems, material.levels),
             "published": published_of(board),
-            "figures": figures.get(board.name, []),
+            "figures": figures.of_board(board),
         }
         for board in boards
     ]
@@ -59,6 +60,7 @@ def first_page(
         has_levels=bool(material.levels),
         levels=LEVELS,
         definitions=_definitions(boards),
+        across=figures.across(),
         totals=_totals(material, boards),
     )
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tqdm import tqdm
+
 from ltbench.errors import UsageError
+from ltbench.program import DEFAULT_TUNED
 from ltbench.registry import DATASETS
 from ltbench.report.published import Published
 from ltbench.site.boards import Board, boards_of
 from ltbench.site.choices import NUM_MISTAKES, SORTED_BY, TITLE, Made, Selection
+from ltbench.site.crew import Task, made_together
+from ltbench.site.figure_plan import FigurePlan
+from ltbench.site.figures_shown import is_possible
 from ltbench.site.first_page import first_page
 from ltbench.site.folder import SiteFolder, Unit, digests_of
 from ltbench.site.material import Material, read_material
@@ -25,7 +32,7 @@ __all__ = ["SiteOptions", "make_site"]
 
 INDEX: Final = "index.html"
 _PLANNED: Final = (INDEX, "runs/", "methods/", "figures/", f"{FOLDER}/", "assets/")
-_OF_RUN_PAGES: Final = ("figures", "pictures", "num_mistakes", "data_root", "jobs", "say")
+_OF_RUN_PAGES: Final = ("figures", "pictures", "num_mistakes", "data_root", "say")
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class SiteOptions:
     pictures: bool = True
     num_mistakes: int = NUM_MISTAKES
     data_root: Path | None = None
+    tuned: Path | None = DEFAULT_TUNED
     jobs: int | None = None
     say: Callable[[str], None] = lambda line: None
 
@@ -54,6 +62,8 @@ class SiteOptions:
             raise UsageError(f"Expected 0 mistakes a run or more, got {self.num_mistakes}.")
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"Expected 1 process or more, got {self.jobs}.")
+        if self.figures:
+            is_possible()
 
 
 def make_site(selection: Selection, out: Path, options: SiteOptions | None = None) -> Made:
@@ -72,7 +82,7 @@ def make_site(selection: Selection, out: Path, options: SiteOptions | None = Non
     chosen = options or SiteOptions()
     chosen.check()
     folder = SiteFolder.opened(out, _PLANNED)
-    with read_material(selection) as material:
+    with read_material(selection, per_class=chosen.figures) as material:
         published = Published(methods=selection.methods) if chosen.with_published else None
         boards = boards_of(
             material.records, bold=chosen.bold, sort=chosen.sort, published=published
@@ -85,18 +95,16 @@ def _made(folder: SiteFolder, chosen: SiteOptions, material: Material, boards: l
     stems = run_stems(material.records)
     for name in ASSETS:
         _put(folder, f"assets/{name}", asset(name))
-    pages = RunPages(
-        folder=folder,
-        material=material,
-        boards=boards,
-        stems=stems,
-        **{name: getattr(chosen, name) for name in _OF_RUN_PAGES},
-    )
-    pictures = pages.make()
-    num_methods = make_method_pages(folder, material, boards, stems, chosen.sort)
-    first = first_page(material, boards, stems, title=chosen.title, sort=chosen.sort, figures={})
+    of_runs = {name: getattr(chosen, name) for name in _OF_RUN_PAGES}
+    pages = RunPages(folder=folder, material=material, boards=boards, stems=stems, **of_runs)
+    tuned = None if material.from_boards else chosen.tuned
+    figures = FigurePlan(folder, boards, stems, chosen.figures, tuned)
+    _carry_out([*pages.tasks(), *figures.tasks()], folder, chosen.jobs)
+    num_methods = make_method_pages(folder, material, boards, stems, figures, chosen.sort)
+    first = first_page(material, boards, stems, figures, title=chosen.title, sort=chosen.sort)
     _put(folder, INDEX, first)
     num_removed = folder.finish()
+    pictures = pages.num_pictures()
     return Made(
         index=folder.path / INDEX,
         num_runs=len(material.records),
@@ -109,6 +117,17 @@ def _made(folder: SiteFolder, chosen: SiteOptions, material: Material, boards: l
         licences={name: _licence(name) for name in pictures},
         notes=material.notes,
     )
+
+
+def _carry_out(tasks: Sequence[Task], folder: SiteFolder, jobs: int | None) -> None:
+    if not tasks:
+        return
+    folder.begin()
+    made = made_together(tasks, folder.path, jobs or len(os.sched_getaffinity(0)))
+    # A bar on a terminal; nothing where there is none.
+    for units, written in tqdm(made, total=len(tasks), unit="page", disable=None, leave=False):
+        for name, unit in units.items():
+            folder.made(name, unit, written)
 
 
 def _put(folder: SiteFolder, file: str, data: bytes) -> None:

@@ -43,8 +43,12 @@ class Material:
 
 
 @contextmanager
-def read_material(selection: Selection) -> Iterator[Material]:
+def read_material(selection: Selection, *, per_class: bool = False) -> Iterator[Material]:
     """Read what a selection names; rows of boards stay unpacked for as long as the context lasts.
+
+    Args:
+        selection: which runs.
+        per_class: whether the numbers of each class are kept, as figures of boards need them.
 
     Raises:
         DataMissingError: no finished run fits.
@@ -52,7 +56,7 @@ def read_material(selection: Selection) -> Iterator[Material]:
             run with different results.
     """
     if not selection.boards:
-        yield _of_results(selection, selection.roots)
+        yield _of_results(selection, selection.roots, per_class)
         return
     if selection.roots:
         raise UsageError("Give --board or --results, not both: a site shows the one or the other.")
@@ -63,15 +67,15 @@ def read_material(selection: Selection) -> Iterator[Material]:
             root = Path(folder) / str(number)
             levels |= _unpacked(board, root)
             roots.append(root)
-        found = _of_results(selection, roots)
+        found = _of_results(selection, roots, per_class)
         yield Material(found.records, found.notes, levels=levels, from_boards=True)
 
 
-def _of_results(selection: Selection, roots: Sequence[Path]) -> Material:
+def _of_results(selection: Selection, roots: Sequence[Path], per_class: bool) -> Material:
     methods = None if selection.methods is None else list(selection.methods)
     datasets = None if selection.datasets is None else list(selection.datasets)
     wanted: Facts = {"methods": methods, "protocol": selection.protocol}
-    records, notes = read(roots, datasets=datasets, **wanted)
+    records, notes = read(roots, datasets=datasets, per_class=per_class, **wanted)
     notes = [_shown(note, roots) for note in notes]
     if not records:
         what = nothing_found(roots, methods, datasets, selection.protocol)

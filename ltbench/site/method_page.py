@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from ltbench.bundles.portable import portable
 from ltbench.errors import LtbenchError
-from ltbench.evidence import NO_PRESET, RECIPE
 from ltbench.registry import METHODS
 from ltbench.report.cards import LONG
 from ltbench.settings import as_yaml
@@ -76,6 +75,8 @@ def digests_note(name: str, digests: Iterable[str]) -> str:
 
 def _settings(facts: Mapping[str, Any]) -> Iterable[Facts]:
     """Settings as the card has them: ours beside the presets of paper and authors."""
+    from ltbench.evidence import NO_PRESET  # imports torch
+
     meaning = {row["setting"]: row for row in facts["settings"]}
     for beside in facts["settings_beside"]:
         known = meaning.get(beside["setting"], {})
@@ -92,6 +93,8 @@ def _settings(facts: Mapping[str, Any]) -> Iterable[Facts]:
 
 
 def _value(value: Any) -> str:
+    from ltbench.evidence import NO_PRESET, RECIPE
+
     text = value if value in (RECIPE, NO_PRESET) else as_yaml(value)
     return "see preset" if len(text) > LONG else str(text)
 

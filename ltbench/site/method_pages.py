@@ -10,6 +10,7 @@ from ltbench.errors import LtbenchError
 from ltbench.results import RunFolder
 from ltbench.site import stamps
 from ltbench.site.boards import Board, columns_of, method_page, rows_of
+from ltbench.site.figure_plan import FigurePlan
 from ltbench.site.first_page import methods_of
 from ltbench.site.folder import SiteFolder, Unit, digests_of
 from ltbench.site.material import Material
@@ -29,6 +30,7 @@ def make_method_pages(
     material: Material,
     boards: list[Board],
     stems: Mapping[RunIdentity, str],
+    figures: FigurePlan,
     sort: str | None,
 ) -> int:
     """Write those that are not right; plugins are imported for these alone.
@@ -38,7 +40,7 @@ def make_method_pages(
     """
     names = methods_of(material)
     for name in names:
-        file, facts = method_page(name), _facts(name, material, boards, stems, sort)
+        file, facts = method_page(name), _facts(name, material, boards, stems, figures, sort)
         stamp = stamps.stamp(stamps.code_digest(), stamps.plugins_digest([name], []), facts)
         if folder.is_right(file, stamp):
             folder.keep(file)
@@ -56,6 +58,7 @@ def _facts(
     material: Material,
     boards: list[Board],
     stems: Mapping[RunIdentity, str],
+    figures: FigurePlan,
     sort: str | None,
 ) -> Facts:
     """What records say of a method, JSON-able."""
@@ -65,6 +68,11 @@ def _facts(
             "title": board.title,
             "columns": columns_of(board, sort),
             "rows": rows_of(board, stems, material.levels, name),
+            "figures": [
+                {"label": row.label, "found": found}
+                for row in board.table.rows
+                if row.records[0]["method"] == name and (found := figures.of_row(row))
+            ],
         }
         for board in boards
     ]

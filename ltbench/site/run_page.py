@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ltbench.migrations import migrated
 from ltbench.results import SCHEMA_VERSION, RunFolder
 from ltbench.site import run_facts
-from ltbench.site.figures_shown import captions_in, captions_of, drawn_files, figures_of_run
+from ltbench.site.crew import Result
+from ltbench.site.figures_shown import (
+    FIGURE_S,
+    captions_in,
+    captions_of,
+    drawn_files,
+    figures_of_run,
+)
 from ltbench.site.folder import Unit, digests_of, write
 from ltbench.site.mistakes import Mistake
 from ltbench.site.pages import rendered
 from ltbench.site.settings_shown import Defaults, as_text, changed
 from ltbench.site.shown import percent, plain
 
-__all__ = ["RunPage", "make_run_page", "record_of"]
+__all__ = ["RunPage", "record_of"]
 
 Facts = dict[str, Any]
 
-_DEPTH = 1
+_DEPTH: Final = 1
+_PAGE_S: Final = 0.03  # about how long it takes
+_NUM_FIGURES: Final = 6
 
 
 @dataclass(frozen=True)
@@ -69,16 +78,17 @@ class RunPage:
         """Where its figures are, and the name of their unit."""
         return f"figures/{self.stem}"
 
+    @property
+    def work_s(self) -> float:
+        """About how long it takes."""
+        return _PAGE_S + (_NUM_FIGURES * FIGURE_S if self.figures and not self.drawn else 0)
 
-def make_run_page(page: RunPage, root: Path) -> tuple[dict[str, Unit], list[str]]:
-    """Write the page, and its figures unless they are there.
+    def make(self, root: Path) -> Result:
+        """Write the page, and its figures unless they are there."""
+        return _made(self, root)
 
-    Args:
-        root: the folder of the site.
 
-    Returns:
-        (what was made, the files that were written).
-    """
+def _made(page: RunPage, root: Path) -> Result:
     run = RunFolder(page.run)
     record = record_of(run)
     units: dict[str, Unit] = {}

@@ -1,10 +1,10 @@
-"""Which pages of runs must be made, what each needs, and making them."""
+"""Which pages of runs must be made, and what each of them needs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,6 @@ from ltbench.report.rows import Row
 from ltbench.results import RunFolder
 from ltbench.site import stamps
 from ltbench.site.boards import Board, method_page, run_page
-from ltbench.site.crew import made_together
 from ltbench.site.folder import SiteFolder
 from ltbench.site.material import Material
 from ltbench.site.naming import RunIdentity, identity
@@ -37,7 +36,6 @@ class RunPages:
     Attributes:
         stems: of the pages' names.
         pictures: whether pictures are wanted.
-        jobs: processes; None for one a core.
     """
 
     folder: SiteFolder
@@ -48,45 +46,36 @@ class RunPages:
     pictures: bool
     num_mistakes: int
     data_root: Path | None
-    jobs: int | None
     say: Callable[[str], None]
     _defaults: dict[str, Defaults] = field(default_factory=dict)
 
-    def make(self) -> dict[str, int]:
-        """Write the pages that are not right.
-
-        Returns:
-            How many pictures of each data set the site holds.
-        """
+    def tasks(self) -> list[RunPage]:
+        """The pages that must be made, with all they need; the others are taken over."""
         shelf = Shelf(self.folder.put, self.data_root, self.material.from_boards)
-        pages = list(self._pages())
-        stale = [page for page in pages if not self._kept(page, shelf)]
+        stale = [page for page in self._pages if not self._kept(page, shelf)]
         if stale:
             self.folder.begin()
-            drawing = sum(page.figures and not page.drawn for page in stale)
-            told = f", {drawing} with figures to draw" if drawing else ""
-            self.say(f"{len(stale)} of {len(pages)} run pages to make{told}.")
-            ready = [self._completed(page, shelf) for page in map(self._with_drawn, stale)]
-            self._make(ready)
-        return self._num_pictures(pages)
+            drawing = sum(page.figures and not self._is_drawn(page) for page in stale)
+            told = f", {drawing} with figures" if drawing else ""
+            self.say(f"{len(stale)} of {len(self._pages)} run pages to make{told}.")
+        return [self._completed(page, shelf) for page in stale]
 
-    def _make(self, pages: list[RunPage]) -> None:
-        from tqdm import tqdm
-
-        jobs = self.jobs or len(os.sched_getaffinity(0))
-        with tqdm(total=len(pages), unit="page", disable=None, leave=False) as bar:
-            made = made_together(pages, self.folder.path, jobs, bar.update)
-            for units, written in made:
-                for name, unit in units.items():
-                    self.folder.made(name, unit, written)
+    def num_pictures(self) -> dict[str, int]:
+        """How many pictures of each data set the site holds."""
+        found: dict[str, set[str]] = {}
+        for page in self._pages:
+            files = self.folder.made_unit(page.file).files
+            of_page = {file for file in files if file.startswith(f"{FOLDER}/")}
+            found.setdefault(page.dataset, set()).update(of_page)
+        return {dataset: len(files) for dataset, files in found.items() if files}
 
     def _kept(self, page: RunPage, shelf: Shelf) -> bool:
         """Whether a page and its figures are right; what is right is taken over."""
-        drawn = self._with_drawn(page).drawn
-        if drawn and page.figures:
+        drawn = not page.figures or self._is_drawn(page)
+        if page.figures and drawn:
             self.folder.keep(page.figures_folder)
         unit = self.folder.unit(page.file)
-        if not (drawn or not page.figures) or unit is None or unit.stamp != page.stamp:
+        if not drawn or unit is None or unit.stamp != page.stamp:
             return False
         note = unit.note
         if self.pictures and note:  # the pictures may have come since
@@ -98,16 +87,16 @@ class RunPages:
         self.folder.keep(page.file)
         return True
 
-    def _with_drawn(self, page: RunPage) -> RunPage:
-        right = self.folder.is_right(page.figures_folder, page.figures_stamp)
-        return replace(page, drawn=page.figures and right)
+    def _is_drawn(self, page: RunPage) -> bool:
+        return self.folder.is_right(page.figures_folder, page.figures_stamp)
 
     def _completed(self, page: RunPage, shelf: Shelf) -> RunPage:
         """The page with what only a page that is made needs: defaults and pictures."""
         run = RunFolder(page.run)
         record = record_of(run)
         config = config_of(run, record)
-        page = replace(page, defaults=self._defaults_of(config))
+        drawn = page.figures and self._is_drawn(page)
+        page = replace(page, drawn=drawn, defaults=self._defaults_of(config))
         if not self.pictures:
             return replace(page, no_pictures=NOT_WANTED)
         settings = _data_settings(run, record)
@@ -125,7 +114,11 @@ class RunPages:
             self._defaults[which] = defaults_of(config)
         return self._defaults[which]
 
-    def _pages(self) -> Iterator[RunPage]:
+    @cached_property
+    def _pages(self) -> list[RunPage]:
+        return list(self._all())
+
+    def _all(self) -> Iterator[RunPage]:
         for board in self.boards:
             plugins = stamps.plugins_digest(
                 (str(row.records[0]["method"]) for row in board.table.rows), [board.table.dataset]
@@ -163,14 +156,6 @@ class RunPages:
                 stamp=stamps.stamp(code, files, facts),
                 figures_stamp=stamps.stamp(code, files),
             )
-
-    def _num_pictures(self, pages: list[RunPage]) -> dict[str, int]:
-        found: dict[str, set[str]] = {}
-        for page in pages:
-            files = self.folder.made_unit(page.file).files
-            of_page = {file for file in files if file.startswith(f"{FOLDER}/")}
-            found.setdefault(page.dataset, set()).update(of_page)
-        return {dataset: len(files) for dataset, files in found.items() if files}
 
 
 def _data_settings(run: RunFolder, record: Mapping[str, Any]) -> Mapping[str, Any]:

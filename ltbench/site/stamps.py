@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ltbench.files import canonical_json, sha256_hex
-from ltbench.registry import DATASETS, METHODS
+from ltbench.registry import DATASETS, METHODS, Registry
 from ltbench.results import PREDICTIONS
 
-__all__ = ["code_digest", "plugins_digest", "run_digest", "stamp"]
+__all__ = ["code_digest", "folder_digest", "plugins_digest", "run_digest", "stamp"]
 
 _OF_A_RUN: Final = ("record.json", "config.json", "epochs.jsonl", PREDICTIONS)
 _LIBRARIES: Final = ("jinja2", "matplotlib", "numpy", "pillow", "pyyaml", "scikit-learn")
@@ -28,6 +28,12 @@ def stamp(*parts: Any) -> str:
 def run_digest(folder: Path) -> str:
     """Of those of a run's files that its page is made from."""
     return stamp([[name, _file_digest(folder / name)] for name in _OF_A_RUN])
+
+
+def folder_digest(folder: Path) -> str:
+    """Of all files that lie in a folder itself."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return stamp([[file.name, _file_digest(file)] for file in files])
 
 
 @cache
@@ -48,10 +54,14 @@ def plugins_digest(methods: Iterable[str], datasets: Iterable[str]) -> str:
     files = []
     for registry, names in ((METHODS, methods), (DATASETS, datasets)):
         known = [*registry.own_names(), *(name for name in names if name in registry)]
-        for name in sorted(set(known)):
-            file = registry.info(name).file
-            files.append([registry.kind, name, None if file is None else _file_digest(file)])
-    return stamp(files)
+        files += [[registry.kind, name, _plugin_digest(registry, name)] for name in set(known)]
+    return stamp(sorted(files, key=lambda one: one[:2]))
+
+
+@cache
+def _plugin_digest(registry: Registry[Any], name: str) -> str | None:
+    file = registry.info(name).file
+    return None if file is None else _file_digest(file)
 
 
 def _below(file: Path, root: Path) -> tuple[str, ...]:
