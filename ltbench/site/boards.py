@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ltbench.bundles.portable import portable
 from ltbench.registry import METHODS, normalise
 from ltbench.report.arrange import single
 from ltbench.report.command import paired_to_best
@@ -52,7 +51,7 @@ class Board:
     @property
     def leak(self) -> str:
         """What test images share with training."""
-        return str(portable(leak(self.table.records[0])))
+        return leak(self.table.records[0])
 
 
 def boards_of(
@@ -61,9 +60,16 @@ def boards_of(
     bold: bool,
     sort: str | None,
     published: Published | None,
-    notes: Iterable[str] = (),
+    shown: Callable[[str], str] = str,
 ) -> list[Board]:
-    """The boards of these records; `notes` are added to the footer of each.
+    """The boards of these records.
+
+    Args:
+        records: as tables read them.
+        bold: whether rows that cannot be told from the best are bold.
+        sort: the column that rows are ordered by, best first; None for the records' order.
+        published: papers' figures to stand below.
+        shown: what a line of a footer becomes.
 
     Raises:
         UsageError: no column to sort by.
@@ -74,10 +80,10 @@ def boards_of(
         tables = ordered_by(tables, sort)
     if bold:
         tables = [with_bold(table, paired_to_best) for table in tables]
-    tables = [table.with_notes([*LAYOUTS["tail"].notes(table), *notes]) for table in tables]
+    tables = [table.with_notes(LAYOUTS["tail"].notes(table)) for table in tables]
     titles = board_titles(tables)
     return [
-        Board(name, title, table, _without_paths(single(table, published)))
+        Board(name, title, table, _told(single(table, published), shown))
         for name, title, table in zip(board_names(titles), titles, tables, strict=True)
     ]
 
@@ -194,6 +200,5 @@ def _find(row: Row) -> str:
     return " ".join([*words, *tags]).lower()
 
 
-def _without_paths(sheet: Sheet) -> Sheet:
-    footer = tuple(str(portable(line)) for line in sheet.footer)
-    return dataclasses.replace(sheet, footer=footer)
+def _told(sheet: Sheet, shown: Callable[[str], str]) -> Sheet:
+    return dataclasses.replace(sheet, footer=tuple(map(shown, sheet.footer)))

@@ -69,7 +69,7 @@ class FigurePlan:
         return list(self._planned()) if self.wanted else []
 
     def _planned(self) -> Iterator[FigureTask]:
-        code = stamps.code_digest()
+        code = stamps.code_digest(of_pages=False)
         of_boards = []
         for board in self.boards:
             digests = {}

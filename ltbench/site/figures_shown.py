@@ -24,6 +24,7 @@ __all__ = [
     "captions_of",
     "drawn_files",
     "figures_of_run",
+    "hidden_of",
     "is_possible",
 ]
 
@@ -75,11 +76,15 @@ class FigureTask:
 
     def make(self, root: Path) -> tuple[dict[str, Unit], list[str]]:
         """Write them."""
-        files = drawn_files(self.folder, self._sketches())
+        files = drawn_files(self.folder, self._sketches(), self._hidden())
         for file, data in files.items():
             write(root, file, data)
         unit = Unit(stamp=self.stamp, files=digests_of(files))
         return {self.folder: unit}, list(files)
+
+    def _hidden(self) -> dict[str, str]:
+        folders = [*self.runs, *(Path(record["folder"]) for record in self.records)]
+        return hidden_of(RunFolder(path) for path in self.runs) | {f"{f}/": "" for f in folders}
 
     def _sketches(self) -> Iterator[Sketch | LeftOut]:
         from ltbench.figures.of_rows import board_sketches, rank_sketch, row_sketches
@@ -103,20 +108,44 @@ def figures_of_run(run: RunFolder) -> Iterator[Sketch | LeftOut]:
     return run_sketches(run)
 
 
-def drawn_files(folder: str, sketches: Iterable[Sketch | LeftOut]) -> dict[str, bytes]:
-    """A file a figure, and one with their captions and what was left out, by path in the site."""
+def hidden_of(runs: Iterable[RunFolder]) -> dict[str, str]:
+    """What figures of runs could tell of this machine, and what they say in its place."""
+    hidden: dict[str, str] = {}
+    for run in runs:
+        label = str(run.record().get("label"))
+        hidden |= {f"{run.path}/": "", label: str(portable(label))}
+    return {text: told for text, told in hidden.items() if text != told}
+
+
+def drawn_files(
+    folder: str, sketches: Iterable[Sketch | LeftOut], hidden: Mapping[str, str]
+) -> dict[str, bytes]:
+    """A file a figure, and one with their captions and what was left out, by path in the site.
+
+    Args:
+        folder: where they go.
+        sketches: the figures.
+        hidden: texts that are replaced wherever they stand.
+    """
     from ltbench.figures.drawing import LeftOut
 
     files: dict[str, bytes] = {}
     told: list[Facts] = []
+
+    def shown(text: str) -> str:
+        for one, told in hidden.items():
+            text = text.replace(one, told)
+        return text
+
     for sketch in sketches:
         if isinstance(sketch, LeftOut):
-            told.append({"title": sketch.title, "reason": _without_paths(sketch.reason)})
+            reason = str(portable(shown(sketch.reason)))
+            told.append({"title": sketch.title, "reason": reason})
             continue
         figure, name = sketch.drawn(), f"{slug(sketch.name)}.svg"
-        files[f"{folder}/{name}"] = figure.svg.encode("utf-8", "replace")
+        files[f"{folder}/{name}"] = shown(figure.svg).encode("utf-8", "replace")
         words = {"title": figure.title, "caption": figure.caption, "alt": figure.alt}
-        told.append({"file": name, **{key: _without_paths(text) for key, text in words.items()}})
+        told.append({"file": name, **{key: shown(text) for key, text in words.items()}})
     files[f"{folder}/{_CAPTIONS}"] = f"{json.dumps(told, indent=1)}\n".encode()
     return files
 
@@ -133,7 +162,3 @@ def captions_in(root: Path, folder: str) -> list[Facts]:
 
 def _placed(folder: str, captions: list[Facts]) -> list[Facts]:
     return [{**one, "href": f"{folder}/{one['file']}" if "file" in one else ""} for one in captions]
-
-
-def _without_paths(text: str) -> str:
-    return str(portable(text))

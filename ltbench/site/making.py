@@ -85,7 +85,11 @@ def make_site(selection: Selection, out: Path, options: SiteOptions | None = Non
     with read_material(selection, per_class=chosen.figures) as material:
         published = Published(methods=selection.methods) if chosen.with_published else None
         boards = boards_of(
-            material.records, bold=chosen.bold, sort=chosen.sort, published=published
+            material.records,
+            bold=chosen.bold,
+            sort=chosen.sort,
+            published=published,
+            shown=material.without_roots,
         )
         return _made(folder, chosen, material, boards)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from ltbench.bundles.portable import portable
 from ltbench.errors import DataMissingError, UsageError
@@ -22,6 +23,12 @@ __all__ = ["Material", "read_material"]
 
 Facts = dict[str, Any]
 
+# What tables print of a record that may hold the path of a file.
+_WORDS: Final = (
+    *("label", "recipe", "protocol_notes", "data_notes", "groups_note", "leak"),
+    *("weights", "init_from", "tuning"),
+)
+
 
 @dataclass(frozen=True)
 class Material:
@@ -33,6 +40,7 @@ class Material:
         unfinished: runs without a record, with state and what went wrong.
         levels: how rows of boards were checked, by key.
         from_boards: whether records are those of boards.
+        roots: the folders of results.
     """
 
     records: list[Record]
@@ -40,6 +48,13 @@ class Material:
     unfinished: list[Facts] = field(default_factory=list)
     levels: dict[str, str] = field(default_factory=dict)
     from_boards: bool = False
+    roots: tuple[Path, ...] = ()
+
+    def without_roots(self, text: str) -> str:
+        """A text in which places are told as they are below the folders of results."""
+        for root in sorted(map(str, self.roots), key=len, reverse=True):
+            text = text.replace(f"{root}/", "")
+        return text
 
 
 @contextmanager
@@ -68,7 +83,7 @@ def read_material(selection: Selection, *, per_class: bool = False) -> Iterator[
             levels |= _unpacked(board, root)
             roots.append(root)
         found = _of_results(selection, roots, per_class)
-        yield Material(found.records, found.notes, levels=levels, from_boards=True)
+        yield dataclasses.replace(found, levels=levels, from_boards=True)
 
 
 def _of_results(selection: Selection, roots: Sequence[Path], per_class: bool) -> Material:
@@ -76,21 +91,42 @@ def _of_results(selection: Selection, roots: Sequence[Path], per_class: bool) ->
     datasets = None if selection.datasets is None else list(selection.datasets)
     wanted: Facts = {"methods": methods, "protocol": selection.protocol}
     records, notes = read(roots, datasets=datasets, per_class=per_class, **wanted)
-    notes = [_shown(note, roots) for note in notes]
     if not records:
         what = nothing_found(roots, methods, datasets, selection.protocol)
         raise DataMissingError("\n".join([*notes, what]))
+    places = Material([], roots=tuple(roots))
     found = [
-        _unfinished(run, roots)
+        _unfinished(run, places)
         for root in dict.fromkeys(roots)
         for run in run_folders(root, dataset=datasets, **wanted)
         if not (run.path / "record.json").is_file()
     ]
-    plain = [{**record, "label": portable(record["label"])} for record in records]
-    return Material(plain, tuple(notes), [one for one in found if one is not None])
+    return dataclasses.replace(
+        places,
+        records=_without_paths(records),
+        notes=tuple(str(portable(places.without_roots(note))) for note in notes),
+        unfinished=[one for one in found if one is not None],
+    )
 
 
-def _unfinished(run: RunFolder, roots: Sequence[Path]) -> Facts | None:
+def _without_paths(records: Sequence[Record]) -> list[Record]:
+    """Records whose words tell no path of this machine; what they share, they go on sharing."""
+    known: dict[int, Any] = {}
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, str):
+            return portable(value)
+        if id(value) not in known:
+            known[id(value)] = portable(value)
+        return known[id(value)]
+
+    return [
+        record | {name: shown(record[name]) for name in _WORDS if name in record}
+        for record in records
+    ]
+
+
+def _unfinished(run: RunFolder, places: Material) -> Facts | None:
     facts = standing(run)
     if facts["state"] == "done":  # finished since
         return None
@@ -101,15 +137,8 @@ def _unfinished(run: RunFolder, roots: Sequence[Path]) -> Facts | None:
         **{key: facts[key] for key in ("dataset", "protocol", "method", "state", "epochs")},
         "key": name,
         "seed": seed.removeprefix("seed-"),
-        "message": _shown(message, roots),
+        "message": portable(places.without_roots(message)),
     }
-
-
-def _shown(text: str, roots: Sequence[Path]) -> str:
-    """A message with places as they are below the results, and no other path of this machine."""
-    for root in sorted(map(str, roots), key=len, reverse=True):
-        text = text.replace(f"{root}/", "")
-    return str(portable(text))
 
 
 def _unpacked(folder: Path, root: Path) -> dict[str, str]:

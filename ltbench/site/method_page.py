@@ -8,7 +8,6 @@ from typing import Any, Final
 from ltbench.bundles.portable import portable
 from ltbench.errors import LtbenchError
 from ltbench.registry import METHODS
-from ltbench.report.cards import LONG
 from ltbench.settings import as_yaml
 from ltbench.site.shown import short
 
@@ -94,6 +93,7 @@ def _settings(facts: Mapping[str, Any]) -> Iterable[Facts]:
 
 def _value(value: Any) -> str:
     from ltbench.evidence import NO_PRESET, RECIPE
+    from ltbench.report.cards import LONG
 
     text = value if value in (RECIPE, NO_PRESET) else as_yaml(value)
     return "see preset" if len(text) > LONG else str(text)

@@ -16,6 +16,7 @@ from ltbench.site.figures_shown import (
     captions_of,
     drawn_files,
     figures_of_run,
+    hidden_of,
 )
 from ltbench.site.folder import Unit, digests_of, write
 from ltbench.site.mistakes import Mistake
@@ -97,7 +98,7 @@ def _made(page: RunPage, root: Path) -> Result:
     if page.figures and page.drawn:
         shown = captions_in(root, page.figures_folder)
     elif page.figures:
-        drawn = drawn_files(page.figures_folder, figures_of_run(run))
+        drawn = drawn_files(page.figures_folder, figures_of_run(run), hidden_of([run]))
         units[page.figures_folder] = Unit(stamp=page.figures_stamp, files=digests_of(drawn))
         files |= drawn
         shown = captions_of(page.figures_folder, drawn)

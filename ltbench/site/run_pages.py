@@ -154,7 +154,7 @@ class RunPages:
             yield replace(
                 page,
                 stamp=stamps.stamp(code, files, facts),
-                figures_stamp=stamps.stamp(code, files),
+                figures_stamp=stamps.stamp(stamps.code_digest(of_pages=False), files),
             )
 
 

@@ -17,7 +17,8 @@ __all__ = ["code_digest", "folder_digest", "plugins_digest", "run_digest", "stam
 
 _OF_A_RUN: Final = ("record.json", "config.json", "epochs.jsonl", PREDICTIONS)
 _LIBRARIES: Final = ("jinja2", "matplotlib", "numpy", "pillow", "pyyaml", "scikit-learn")
-_SUFFIXES: Final = (".py", ".j2", ".css", ".js", ".yaml", ".json")
+_OF_FIGURES: Final = "figures_shown"  # the module of the site that writes them
+_SUFFIXES: Final = (".py", ".j2", ".yaml", ".json")
 
 
 def stamp(*parts: Any) -> str:
@@ -37,14 +38,18 @@ def folder_digest(folder: Path) -> str:
 
 
 @cache
-def code_digest() -> str:
+def code_digest(*, of_pages: bool = True) -> str:
     """Of the harness's files, recipes and templates, and the versions of what draws and writes.
 
     Not of the plugins: see `plugins_digest`.
+
+    Args:
+        of_pages: whether the modules and templates of the site count; figures do without.
     """
     root = Path(str(resources.files("ltbench")))
+    other = {"methods", "datasets"} if of_pages else {"methods", "datasets", "site"}
     files = sorted(file for file in root.rglob("*") if file.suffix in _SUFFIXES)
-    own = [file for file in files if not {"methods", "datasets"} & set(_below(file, root)[:1])]
+    own = [file for file in files if _below(file, root)[0] not in other or file.stem == _OF_FIGURES]
     texts = [["/".join(_below(file, root)), _file_digest(file)] for file in own]
     return stamp(texts, {name: _version(name) for name in _LIBRARIES})
 
