@@ -34,7 +34,8 @@ def row(root, name, strength, seeds=3, *, told=None, test=None, **facts):
     """A row of made runs, called `told`, with a history and a configuration."""
     for seed in range(seeds):
         given = predictions(strength, 100 * seed + round(10 * strength)) if test is None else test
-        facts |= {"finished_at": LATER}
+        command = f"python bench.py run --method {name} --dataset made --seed {seed}"
+        facts = {"finished_at": LATER, "command": command, **facts}
         run = made_run(root, name, seed, given, **facts)
         if told is not None:
             run.write_record({**run.record(), "label": told})
