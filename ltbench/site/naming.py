@@ -17,10 +17,8 @@ _MARK_LENGTH: Final = 8  # of a digest that tells names apart
 
 
 class RunIdentity(NamedTuple):
-    """Which run it is; no two runs of a site share all four."""
+    """Which run it is; tables refuse two records of one key and seed."""
 
-    dataset: str
-    protocol: str
     key: str
     seed: int
 
@@ -44,8 +42,7 @@ def safe(text: str) -> str:
 def run_stems(records: Iterable[Record]) -> dict[RunIdentity, str]:
     """The name of each run's page, without ending: `<key>-seed-<n>`.
 
-    Where two runs have one key and seed, as those of two data sets may in made records, a digest of
-    data set and protocol tells them apart.
+    Where keys that name no file would share one name, a digest tells them apart.
     """
     runs = list(dict.fromkeys(map(identity, records)))
     plain = {run: f"{safe(run.key)}-seed-{run.seed}" for run in runs}
