@@ -63,7 +63,13 @@ def test_data_files_are_in_the_wheel(wheel):
     }
     assert len(recipes) >= 5
     assert {"ltbench/published/__init__.py", "ltbench/published/README.md"} <= published
-    assert recipes | published | {"ltbench/py.typed"} <= names
+    site = {
+        f"ltbench/site/{folder}/{file.name}"
+        for folder in ("templates", "assets")
+        for file in (ROOT / "ltbench/site" / folder).iterdir()
+    }
+    assert len(site) >= 7
+    assert recipes | published | site | {"ltbench/py.typed"} <= names
 
 
 def test_no_other_package_is_in_the_wheel(wheel):

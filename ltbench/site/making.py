@@ -31,6 +31,7 @@ from ltbench.site.run_pages import RunPages
 __all__ = ["SiteOptions", "make_site"]
 
 INDEX: Final = "index.html"
+_MANY_ROWS: Final = 30  # from here on the comparison of rows takes long, the first time
 _PLANNED: Final = (INDEX, "runs/", "methods/", "figures/", f"{FOLDER}/", "assets/")
 _OF_RUN_PAGES: Final = ("figures", "pictures", "num_mistakes", "data_root", "say")
 
@@ -83,6 +84,9 @@ def make_site(selection: Selection, out: Path, options: SiteOptions | None = Non
     chosen.check()
     folder = SiteFolder.opened(out, _PLANNED)
     with read_material(selection, per_class=chosen.figures) as material:
+        num_rows = len({record["key"] for record in material.records})
+        if chosen.bold and num_rows > _MANY_ROWS:
+            chosen.say(f"Comparing {num_rows} rows for bold; --no-bold leaves that out.")
         published = Published(methods=selection.methods) if chosen.with_published else None
         boards = boards_of(
             material.records,
