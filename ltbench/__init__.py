@@ -4,8 +4,8 @@
 `ltbench.compare`, `ltbench.audit_data`, `ltbench.external_test`, `ltbench.evaluate_run`,
 `ltbench.describe`, `ltbench.list_methods`, `ltbench.list_datasets`, `ltbench.bundle`,
 `ltbench.build_board`, `ltbench.add_to_board`, `ltbench.check_boards`, `ltbench.verify`,
-`ltbench.predict` and `ltbench.export` are the Python twins of the commands;
-`ltbench.evaluate_seeds` is `eval` of several runs.
+`ltbench.predict`, `ltbench.export` and `ltbench.write_figures` are the Python twins of the
+commands; `ltbench.evaluate_seeds` is `eval` of several runs.
 """
 
 from ltbench.api import (
@@ -21,7 +21,7 @@ from ltbench.api import (
 )
 from ltbench.bundle_api import add_to_board, build_board, bundle, check_boards
 from ltbench.model_api import export, predict, verify
-from ltbench.results_api import compare, evaluate_run, evaluate_seeds, table
+from ltbench.results_api import compare, evaluate_run, evaluate_seeds, table, write_figures
 
 __version__ = "0.1.0"
 
@@ -47,4 +47,5 @@ __all__ = [
     "table",
     "tune",
     "verify",
+    "write_figures",
 ]

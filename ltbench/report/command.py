@@ -49,7 +49,9 @@ def comparison_text(
         roots, methods=methods, datasets=datasets, protocol=protocol, per_class=per_class
     )
     if not records:
-        raise DataMissingError("\n".join([*notes, _nothing(roots, methods, datasets, protocol)]))
+        raise DataMissingError(
+            "\n".join([*notes, nothing_fits(roots, methods, datasets, protocol)])
+        )
     wants_bold = LAYOUTS[layout].bold if layout in LAYOUTS and bold is None else bool(bold)
     found = sheets(
         records,
@@ -70,7 +72,7 @@ def _against_best(rows: Mapping[str, Sequence[RunFolder]], metric: str) -> Mappi
     return against_best(rows, metric)
 
 
-def _nothing(
+def nothing_fits(
     roots: Sequence[Path],
     methods: Iterable[str] | None,
     datasets: Iterable[str] | None,
