@@ -61,10 +61,19 @@ def draw_coverage_risk(curves: Sequence[RiskCurve], best: RiskCurve | None = Non
             markevery=(0.05 + 0.03 * (number % 8), 0.25),
             markerfacecolor="white" if number % 2 else look.color,
             markeredgewidth=0.8,
+            clip_on=False,
         )
         handles.append(line)
         for x, y in curve.points:
-            axes.plot([x], [100 * y], "o", markersize=7, markerfacecolor="none", color=look.color)
+            axes.plot(
+                [x],
+                [100 * y],
+                "o",
+                markersize=7,
+                markerfacecolor="none",
+                color=look.color,
+                clip_on=False,
+            )
     if best is not None:
         handles += axes.plot(
             best.coverage, 100 * best.risk, color=GREY, linestyle=(0, (1, 1.5)), linewidth=0.9
