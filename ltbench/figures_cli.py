@@ -28,7 +28,7 @@ from ltbench.settings import parse_names
 )
 @click.option(
     "--tuned",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Also budget curves, from what `tune` wrote into this folder.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)

@@ -179,16 +179,21 @@ def _of_seeds(records: Sequence[Record]) -> str:
 
 
 def _training(records: Sequence[Record], runs: Sequence[RunFolder]) -> Sketch | LeftOut:
-    title = f"Training curves of {plural(len(runs), 'seed')}"
     found = [
         (history, record)
         for run, record in zip(runs, records, strict=True)
         if (history := history_of(run.epochs(), record)) is not None
     ]
     if not found:
+        title = "Training curves of all seeds"
         return LeftOut("training", title, "no run has a history: epochs.jsonl is missing or empty")
     histories = [history for history, _ in found]
-    caption, alt = training_words_of_seeds(histories, [record for _, record in found])
+    shown = [record for _, record in found]
+    caption, alt = training_words_of_seeds(histories, shown)
+    without = [str(record["seed"]) for record in records if record not in shown]
+    if without:
+        caption += f" Without a history, and so not drawn: seed {', '.join(without)}."
+    title = f"Training curves of {plural(len(histories), 'seed')}"
     return Sketch("training", title, caption, alt, lambda: draw_histories(histories))
 
 
