@@ -20,6 +20,7 @@ from ltbench.figures.of_rows import (
 )
 from ltbench.figures.of_run import RUN_FIGURES, run_sketches
 from ltbench.figures.of_tuning import BUDGET, budget_sketch, tuned_places
+from ltbench.figures.stored import known_record
 from ltbench.files import storage_errors, write_bytes, write_text
 from ltbench.registry import normalise, suggest
 from ltbench.report.command import nothing_fits
@@ -76,7 +77,7 @@ def figures_of_runs(
     require_matplotlib()
     wanted = _checked(only, RUN_FIGURES, "of a single run")
     for run in runs:
-        run.record()  # a run that is not there is found before the first is drawn
+        known_record(run)  # a run that is not there is found before the first is drawn
     pen = _Pen(out, figure_format)
     for run in runs:
         pen.write_all(_place(run), run_sketches(run, wanted))
@@ -222,7 +223,7 @@ def _checked(only: Collection[str], known: Iterable[str], what: str) -> list[str
 
 def _place(run: RunFolder) -> str:
     """Where a run's figures go: `<key>/seed-<n>`, an external test's below it."""
-    if (run.path.parent.name) == "external":
+    if run.path.parent.name == "external":
         return f"{RunFolder(run.path.parents[1]).name}/external/{run.path.name}"
     return run.name
 

@@ -18,6 +18,7 @@ from ltbench.figures.canvas import (
     new_figure,
     series,
 )
+from ltbench.figures.names import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,12 +35,13 @@ class RiskCurve:
     """One curve.
 
     Attributes:
-        label: for the legend.
+        label, area: for the legend.
         coverage, risk: float64 (P,), in [0, 1].
         points: (coverage, risk) on test at thresholds that validation chose.
     """
 
     label: str
+    area: float
     coverage: np.ndarray
     risk: np.ndarray
     points: Sequence[tuple[float, float]] = ()
@@ -47,7 +49,11 @@ class RiskCurve:
 
 def draw_coverage_risk(curves: Sequence[RiskCurve], best: RiskCurve | None = None) -> Figure:
     """Risk against coverage; `best` is the order that keeps every right decision first."""
-    labels = [curve.label for curve in curves] + ([best.label] if best else [])
+    shown = [*curves, *([best] if best else [])]
+    labels = [
+        f"{name}: area {curve.area:.4f}"
+        for name, curve in zip(shortened([c.label for c in shown], 2.0), shown, strict=True)
+    ]
     bottom = legend_height(labels, COLUMN - 0.1) + 0.39
     figure = new_figure(COLUMN, bottom + _HEIGHT + _TOP)
     axes = axes_at(figure, _LEFT, bottom, COLUMN - _LEFT - _RIGHT, _HEIGHT)

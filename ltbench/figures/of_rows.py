@@ -20,6 +20,7 @@ from ltbench.figures.drawing import Drawn, LeftOut, Sketch, drawn
 from ltbench.figures.history import history_of, training_words_of_seeds
 from ltbench.figures.names import literal, plural
 from ltbench.figures.ranks import draw_critical_difference
+from ltbench.figures.stored import known_record
 from ltbench.figures.training import draw_histories
 from ltbench.figures.words import about_seeds, per_cent, test_part
 from ltbench.metrics import METRICS
@@ -65,7 +66,7 @@ def row_sketches(
     runs: Sequence[RunFolder], only: Collection[str] = ()
 ) -> Iterator[Sketch | LeftOut]:
     """The same, each still to be drawn, and those that cannot be, with the reason."""
-    records = [run.record() for run in runs]
+    records = [known_record(run) for run in runs]
     keys = {(record["key"], record["dataset"], record["protocol"]) for record in records}
     if len(keys) != 1:
         raise UsageError(
@@ -265,7 +266,7 @@ def _coverage_risk(table: Table) -> Sketch | LeftOut:
         found = [coverage_risk(test) for test in tests]
         risk = np.mean([one.risk for one in found], axis=0)
         area = float(np.mean([one.area for one in found]))
-        curves.append(RiskCurve(f"{label}: area {area:.4f}", found[0].coverage, risk))
+        curves.append(RiskCurve(label, area, found[0].coverage, risk))
         told.append(f"{label} {area:.4f}")
     caption = (
         f"Share of wrong decisions among the images that are decided, when the least confident (by "

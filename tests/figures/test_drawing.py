@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -15,10 +16,12 @@ import pytest
 from all_figures import all_figures
 from made_figures import NAMES, SVG, by_name, made_folder, texts
 
-from ltbench.errors import DataMissingError
+from ltbench.errors import DataMissingError, VerificationError
 from ltbench.figures import canvas, names
 from ltbench.figures.canvas import drawing_style
+from ltbench.figures.of_rows import board_sketches, row_sketches
 from ltbench.figures.of_run import RUN_FIGURES, run_figures, run_sketches
+from ltbench.report.reading import read
 from ltbench.results import RunFolder
 
 
@@ -203,3 +206,31 @@ def test_a_name_of_control_characters_still_gives_a_document(tmp_path):
     folder = made_folder(tmp_path, names=("bell\x07", "x\u2028y"), shares=(2, 1), counts=(20, 10))
     for figure in run_figures(folder):
         ElementTree.fromstring(figure.svg)
+
+
+def test_long_labels_of_rows_fit(tmp_path):
+    label = (
+        "ce method.some_setting=0.123456789 optimizer.weight_decay=0.000123456789 epochs=1234567"
+    )
+    for number in range(3):
+        made_folder(tmp_path, f"{label}{number}", key=f"{number:016x}", method="ce", preset=None)
+    records, _ = read([tmp_path], per_class=True)
+    for sketch in board_sketches(records):
+        with drawing_style():
+            figure = sketch.draw()
+            figure.canvas.draw()
+            (legend,) = figure.legends
+            width = legend.get_window_extent().x1 / figure.dpi
+            assert width <= figure.get_size_inches()[0]
+            assert len({text.get_text() for text in legend.get_texts()}) == 3
+
+
+@pytest.mark.parametrize("change", [{"schema_version": 99}, {"metrics": {}}, {"label": 3}])
+def test_records_that_cannot_be_read_are_named(run, change):
+    folder = run()
+    record = folder.record() | change
+    (folder.path / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(VerificationError, match=str(folder.path)):
+        next(run_figures(folder))
+    with pytest.raises(VerificationError, match=str(folder.path)):
+        next(row_sketches([folder]))
