@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ltbench.figures.canvas import FAMILIES
 
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_fonts"]
 
+_REGULAR: Final = 400
+
 
 def find_fonts(figure: Figure) -> str:
     """Give each text of a figure the fonts that have its letters.
@@ -20,11 +21,12 @@ def find_fonts(figure: Figure) -> str:
     Returns:
         The letters that no font has, sorted; they are drawn as boxes.
     """
+    from matplotlib.font_manager import FontProperties, findfont
     from matplotlib.text import Text
 
     texts: list[Text] = figure.findobj(Text)
     used = {letter for text in texts for letter in text.get_text() if not letter.isspace()}
-    lacking = used - _letters_of(FAMILIES[0])
+    lacking = used - _letters_of(findfont(FontProperties(family=FAMILIES[:1])))
     if not lacking:
         return ""
     families, missing = _families_with("".join(sorted(lacking)))
@@ -35,25 +37,25 @@ def find_fonts(figure: Figure) -> str:
 
 @lru_cache(maxsize=32)
 def _families_with(letters: str) -> tuple[tuple[str, ...], str]:
-    """(families that have some of the letters, the letters that none has), regular styles only."""
+    """(families that have some of the letters, the letters that none has), upright regular ones."""
     from matplotlib.font_manager import fontManager
 
-    wanted = {letter for letter in letters if unicodedata.category(letter)[0] != "C"}
+    wanted = set(letters)
+    files = {
+        entry.name: str(entry.fname)
+        for entry in fontManager.ttflist
+        if (entry.style, entry.weight, entry.stretch) == ("normal", _REGULAR, "normal")
+    }
     found = []
-    entries = {entry.name: entry for entry in fontManager.ttflist if entry.style == "normal"}
-    for name in sorted(set(entries) - set(FAMILIES)):
-        if not wanted:
-            break
-        has = wanted & _letters_of(name)
-        if has:
+    for name in sorted(set(files) - set(FAMILIES)):
+        if has := wanted & _letters_of(files[name]):
             found.append(name)
             wanted -= has
     return tuple(found), "".join(sorted(wanted))
 
 
-@lru_cache(maxsize=256)
-def _letters_of(family: str) -> frozenset[str]:
-    from matplotlib.font_manager import FontProperties, findfont, get_font
+@lru_cache(maxsize=512)
+def _letters_of(file: str) -> frozenset[str]:
+    from matplotlib.font_manager import get_font
 
-    font = get_font(findfont(FontProperties(family=[family])))
-    return frozenset(map(chr, font.get_charmap()))
+    return frozenset(map(chr, get_font(file).get_charmap()))
