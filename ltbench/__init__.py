@@ -1,11 +1,11 @@
 """ltbench: a benchmark suite for long-tailed image classification.
 
 `ltbench.run`, `ltbench.sweep`, `ltbench.tune`, `ltbench.ablate`, `ltbench.table`,
-`ltbench.write_site`, `ltbench.compare`, `ltbench.audit_data`, `ltbench.external_test`,
-`ltbench.evaluate_run`, `ltbench.describe`, `ltbench.list_methods`, `ltbench.list_datasets`,
-`ltbench.bundle`, `ltbench.build_board`, `ltbench.add_to_board`, `ltbench.check_boards`,
-`ltbench.verify`, `ltbench.predict` and `ltbench.export` are the Python twins of the commands;
-`ltbench.evaluate_seeds` is `eval` of several runs.
+`ltbench.compare`, `ltbench.audit_data`, `ltbench.external_test`, `ltbench.evaluate_run`,
+`ltbench.describe`, `ltbench.list_methods`, `ltbench.list_datasets`, `ltbench.bundle`,
+`ltbench.build_board`, `ltbench.add_to_board`, `ltbench.check_boards`, `ltbench.verify`,
+`ltbench.predict`, `ltbench.export`, `ltbench.write_figures` and `ltbench.write_site` are the Python
+twins of the commands; `ltbench.evaluate_seeds` is `eval` of several runs.
 """
 
 from ltbench.api import (
@@ -26,6 +26,7 @@ from ltbench.results_api import (
     evaluate_run,
     evaluate_seeds,
     table,
+    write_figures,
     write_site,
 )
 
@@ -53,5 +54,6 @@ __all__ = [
     "table",
     "tune",
     "verify",
+    "write_figures",
     "write_site",
 ]

@@ -15,6 +15,7 @@ from ltbench.compare_cli import compare
 from ltbench.data_cli import data
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.eval_cli import evaluate
+from ltbench.figures_cli import figures
 from ltbench.grid_cli import sweep
 from ltbench.leaderboard_cli import leaderboard
 from ltbench.model_cli import export, predict, verify
@@ -297,6 +298,7 @@ cli.add_command(evaluate)
 cli.add_command(compare)
 cli.add_command(tune)
 cli.add_command(table)
+cli.add_command(figures)
 cli.add_command(report)
 cli.add_command(leaderboard)
 for _command in (verify, predict, export):

@@ -1,4 +1,4 @@
-"""The Python twins of the commands that read finished runs: tables, comparisons, sites, ..."""
+"""The Python twins of the commands that read finished runs: tables, figures, sites, evaluations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ltbench.errors import UsageError
 from ltbench.program import DEFAULT_RESULTS
 
 if TYPE_CHECKING:
     from ltbench.clinical.evaluation import EvalOptions
+    from ltbench.figures.command import WrittenFigures
+    from ltbench.figures.drawing import FigureFormat
     from ltbench.report.choices import Format, TableChoices
     from ltbench.report.tables import Table
     from ltbench.runner import Outcome
@@ -157,6 +160,65 @@ def evaluate_seeds(
 
     found = [evaluate_run(run, options, results=results) for run in runs]
     return {"runs": found, "over_seeds": over_seeds(found)}
+
+
+def write_figures(
+    out: str | Path,
+    runs: Sequence[str | Path | Outcome] = (),
+    *,
+    results: str | Path | Sequence[str | Path] = DEFAULT_RESULTS,
+    methods: Sequence[str] | None = None,
+    dataset: str | Sequence[str] | None = None,
+    protocol: str | None = None,
+    tuned: str | Path | None = None,
+    only: Sequence[str] = (),
+    figure_format: FigureFormat = "svg",
+) -> WrittenFigures:
+    """Draw figures from records and stored predictions into files; see `ltbench.figures`.
+
+    Args:
+        out: folder of the files.
+        runs: what `ltbench.run` gave, folders, `<key>/seed-<n>`, or beginnings of keys: the figures
+            of each. Without any, those of configurations and of their comparison.
+        results: one folder, or several.
+        methods: only these; for figures of configurations, as are the next three.
+        dataset: one name, or several.
+        tuned: the folder into which `tune` wrote, for budget curves.
+        only: names of figures; empty for all.
+        figure_format: "svg", "pdf" or "png".
+
+    Returns:
+        The files, and what was left out with the reason.
+
+    Raises:
+        UsageError: no such figure; runs together with a selection.
+        DataMissingError: nothing to draw, or matplotlib is not installed.
+    """
+    from ltbench.figures.command import figures_of_results, figures_of_runs
+    from ltbench.results import find_run
+
+    roots = [Path(root) for root in ([results] if isinstance(results, str | Path) else results)]
+    if not runs:
+        return figures_of_results(
+            roots,
+            Path(out),
+            methods=methods,
+            datasets=[dataset] if isinstance(dataset, str) else dataset,
+            protocol=protocol,
+            tuned=None if tuned is None else Path(tuned),
+            only=only,
+            figure_format=figure_format,
+        )
+    if any(one is not None for one in (methods, dataset, protocol, tuned)):
+        raise UsageError(
+            "Figures are drawn of the runs that are named, or of those that --method, --dataset, "
+            "--protocol and --tuned select; got both. Leave one out."
+        )
+    if len(roots) > 1:
+        raise UsageError("Runs are named within one folder of results; give --results once.")
+    names = [str(one) if isinstance(one, str | Path) else str(one.folder.path) for one in runs]
+    found = [find_run(roots[0], name) for name in names]
+    return figures_of_runs(found, Path(out), only=only, figure_format=figure_format)
 
 
 def write_tables(tables: Sequence[Table], table_format: Format) -> str:

@@ -41,8 +41,8 @@ LAYERS = (
     "bundles bundles.* reevaluation verification user_pictures exporting exporting.*",
     "api bundle_api model_api results_api catalogue listing inspection data_work console scaffold "
     "site site.* grid grid.* tuning tuning.*",
-    "options data_cli eval_cli grid_cli tune_cli table_cli compare_cli leaderboard_cli model_cli "
-    "report_cli cli testing testing.*",
+    "options data_cli eval_cli grid_cli tune_cli table_cli compare_cli figures_cli report_cli "
+    "leaderboard_cli model_cli cli testing testing.*",
     "__init__",
 )
 # Imports that go the wrong way, each with what would mend it.

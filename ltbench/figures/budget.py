@@ -11,6 +11,7 @@ import numpy as np
 from ltbench.figures.canvas import (
     COLUMN,
     GREY,
+    Series,
     axes_at,
     label_y,
     legend_below,
@@ -21,7 +22,9 @@ from ltbench.figures.canvas import (
 from ltbench.figures.names import shortened
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["Budget", "TestAt", "draw_budgets"]
 
@@ -68,32 +71,12 @@ def draw_budgets(budgets: Sequence[Budget], score: str) -> Figure:
     bottom = legend_height(labels, COLUMN - 0.1) + 0.39
     figure = new_figure(COLUMN, bottom + _HEIGHT + _TOP)
     axes = axes_at(figure, _LEFT, bottom, COLUMN - _LEFT - _RIGHT, _HEIGHT)
-    handles = []
+    handles = [
+        _curve(axes, one, series(number), filled=number % 2 == 0)
+        for number, one in enumerate(budgets)
+    ]
     for number, one in enumerate(budgets):
-        look = series(number)
-        k = np.arange(1, len(one.expected) + 1)
-        axes.step(k, 100 * one.so_far, where="post", color=look.color, linewidth=0.5, alpha=0.7)
-        (line,) = axes.plot(
-            *(k, 100 * one.expected),
-            color=look.color,
-            linestyle=look.linestyle,
-            marker=look.marker,
-            markevery=(0, max(1, len(k) // 8)),
-            markerfacecolor="white" if number % 2 else look.color,
-            markeredgewidth=0.8,
-        )
-        handles.append(line)
-        for at in one.tests:
-            axes.errorbar(
-                *([at.k + _APART * (number - (len(budgets) - 1) / 2)], [100 * at.mean]),
-                yerr=None if at.sd is None else [100 * at.sd],
-                color=look.color,
-                marker=look.marker,
-                markersize=7,
-                markerfacecolor="none",
-                elinewidth=0.6,
-                capsize=2,
-            )
+        _tests(axes, one, series(number), _APART * (number - (len(budgets) - 1) / 2))
     handles += axes.plot([], [], color=GREY, linewidth=0.5)
     if tested:
         handles += axes.plot([], [], "o", color=GREY, markersize=7, markerfacecolor="none")
@@ -103,3 +86,32 @@ def draw_budgets(budgets: Sequence[Budget], score: str) -> Figure:
     axes.grid(visible=True)
     legend_below(figure, handles, labels, 0.05, COLUMN - 0.1)
     return figure
+
+
+def _curve(axes: Axes, one: Budget, look: Series, *, filled: bool) -> Line2D:
+    k = np.arange(1, len(one.expected) + 1)
+    axes.step(k, 100 * one.so_far, where="post", color=look.color, linewidth=0.5, alpha=0.7)
+    (line,) = axes.plot(
+        *(k, 100 * one.expected),
+        color=look.color,
+        linestyle=look.linestyle,
+        marker=look.marker,
+        markevery=(0, max(1, len(k) // 8)),
+        markerfacecolor=look.color if filled else "white",
+        markeredgewidth=0.8,
+    )
+    return line
+
+
+def _tests(axes: Axes, one: Budget, look: Series, shift: float) -> None:
+    for at in one.tests:
+        axes.errorbar(
+            *([at.k + shift], [100 * at.mean]),
+            yerr=None if at.sd is None else [100 * at.sd],
+            color=look.color,
+            marker=look.marker,
+            markersize=7,
+            markerfacecolor="none",
+            elinewidth=0.6,
+            capsize=2,
+        )

@@ -79,7 +79,7 @@ def draw_by_class_size(
         score: such as "F1".
     """
     width = figure_width(len(num_train), len(rows))
-    labels = [row.label for row in rows]
+    labels = shortened([row.label for row in rows], 2.6)
     texts = shortened([name for _, name in names], _LONGEST_LABEL)
     foot = legend_height(labels, width - 0.1) + 0.03
     top = max(map(text_width, texts), default=0.0) + _LEADER + 0.08

@@ -17,6 +17,7 @@ from ltbench.figures.canvas import (
     PAGE,
     SMALL,
     axes_at,
+    label_y,
     new_figure,
     text_width,
 )
@@ -31,9 +32,11 @@ __all__ = ["Matrix", "cell_words", "draw_confusion", "is_written_out", "matrix_o
 
 _MOST_WITH_COUNTS: Final = 22
 _MOST_WITH_SHARES: Final = 36
+SMALLEST_WRITTEN: Final = 0.01  # share, in cells without a count
 _LONGEST_LABEL: Final = 0.95  # inches
 _SMALLEST_CELL, _LARGEST_CELL = 0.22, 0.5  # inches; below the first, two columns are taken
 _TOP, _BAR = 0.08, 0.52
+_BAR_LABEL: Final = "share of the true class"
 _LABELS_AN_INCH: Final = 8.5
 
 
@@ -71,20 +74,31 @@ def matrix_of(records: Sequence[Mapping[str, Any]]) -> Matrix:
     """The confusion of one run's test part, or the mean over runs on the same test part.
 
     Raises:
-        VerificationError: runs of several lists of classes.
+        VerificationError: a record without a whole matrix, or runs of several lists of classes.
     """
-    found = [record["metrics"]["test"] for record in records]
-    names = {tuple(one["per_class"]["class_names"]) for one in found}
-    if len(names) > 1:
-        raise VerificationError("The runs have several lists of classes; expected one.")
-    counts = np.array([one["confusion"] for one in found], dtype=np.float64)
+    try:
+        found = [record["metrics"]["test"] for record in records]
+        names = {tuple(one["per_class"]["class_names"]) for one in found}
+        counts = np.array([one["confusion"] for one in found], dtype=np.float64)
+        num_train = tuple(int(count) for count in found[0]["per_class"]["train_count"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise VerificationError(
+            "A record is not whole: expected the confusion matrix and the numbers of each class, "
+            f"got {type(error).__name__}: {error}. Restore it from a copy, or run the cell again."
+        ) from error
+    shape = (len(found), len(num_train), len(num_train))
+    if len(names) > 1 or counts.shape != shape or len(next(iter(names))) != shape[1]:
+        raise VerificationError(
+            f"The records do not fit each other: {len(names)} lists of classes, confusion matrices "
+            f"of shape {counts.shape[1:]}, training images of {len(num_train)} classes."
+        )
     totals = counts.sum(axis=2, keepdims=True)
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
     return Matrix(
         names.pop(),
         counts.mean(axis=0),
         shares.mean(axis=0),
-        tuple(found[0]["per_class"]["train_count"]),
+        num_train,
         shares.std(axis=0, ddof=1) if len(found) > 1 else None,
     )
 
@@ -93,9 +107,12 @@ def cell_words(matrix: Matrix) -> str:
     """What cells, axes and their order mean, for a caption."""
     with_share, with_below = is_written_out(len(matrix.class_names))
     below = "the number of images" if matrix.spread is None else "its standard deviation over seeds"
+    empty_cells = "empty cells hold no image"
+    if not with_below:
+        empty_cells = f"in empty cells it is below {SMALLEST_WRITTEN:g}"
     told = "Shade: share of the true class's images"
     if with_share:
-        written = f"share{f', below it {below}' if with_below else ''}; empty cells hold no image"
+        written = f"share{f', below it {below}' if with_below else ''}; {empty_cells}"
         told += f". Written: {written}"
     empty = [i for i, number in enumerate(matrix.num_images) if number == 0]
     absent = f" Hatched: {plural(len(empty), 'class')} without a test image." if empty else ""
@@ -116,7 +133,7 @@ def draw_confusion(matrix: Matrix) -> Figure:
     num = len(order)
     labels = shortened([matrix.class_names[c] for c in order], _LONGEST_LABEL)
     with_n = _with_numbers(labels, matrix.num_images[order])
-    left = 0.2 + max(map(text_width, with_n)) + 0.06
+    left = 0.22 + max(map(text_width, with_n)) + 0.06
     cell = next(
         found
         for width in (COLUMN, PAGE)
@@ -130,7 +147,7 @@ def draw_confusion(matrix: Matrix) -> Figure:
     axes = axes_at(figure, left, bottom, side, side)
     shares = matrix.shares[np.ix_(order, order)]
     _draw_cells(axes, shares)
-    _label(axes, with_n, labels, side, upright=upright)
+    _label(axes, with_n, labels, left, side, upright=upright)
     _draw_bar(figure, left + side + 0.08, bottom, side)
     if is_written_out(num)[0]:
         _write_cells(axes, shares, matrix, cell)
@@ -143,12 +160,11 @@ def _with_numbers(labels: Sequence[str], num_images: np.ndarray) -> list[str]:
 
 def _draw_cells(axes: Axes, shares: np.ndarray) -> None:
     num = len(shares)
-    known = np.ma.masked_invalid(shares)
     if is_written_out(num)[0]:
-        axes.pcolormesh(known, cmap=colormap(), vmin=0, vmax=1, edgecolors="#e6e6e6", linewidth=0.3)
+        _draw_squares(axes, shares)
     else:  # a path for each cell would make megabytes
         axes.imshow(
-            known,
+            np.ma.masked_invalid(shares),
             cmap=colormap(),
             vmin=0,
             vmax=1,
@@ -165,16 +181,40 @@ def _draw_cells(axes: Axes, shares: np.ndarray) -> None:
         axes.spines[side].set_visible(True)
 
 
+def _draw_squares(axes: Axes, shares: np.ndarray) -> None:
+    """A path for each cell that is not white, and lines between all of them."""
+    from matplotlib.collections import PolyCollection
+
+    num = len(shares)
+    rows, columns = np.nonzero(np.nan_to_num(shares) > 0)
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+    squares = np.stack([columns, rows], axis=1)[:, None, :] + corners
+    colours = colormap()(shares[rows, columns])
+    axes.add_collection(PolyCollection(list(squares), facecolors=colours, edgecolors="none"))
+    lines: dict[str, Any] = {"colors": "#e6e6e6", "linewidth": 0.3}
+    axes.hlines(range(1, num), 0, num, **lines)
+    axes.vlines(range(1, num), 0, num, **lines)
+
+
 def _label(
-    axes: Axes, rows: Sequence[str], columns: Sequence[str], side: float, *, upright: bool
+    axes: Axes,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    left: float,
+    side: float,
+    *,
+    upright: bool,
 ) -> None:
     every = int(np.ceil(len(rows) / (side * _LABELS_AN_INCH)))
     at = [place + 0.5 for place in range(0, len(rows), every)]
     axes.set_yticks(at, rows[::every])
-    axes.set_xticks(at, columns[::every], rotation=0 if upright else 90)
+    axes.set_xticks(at, columns[::every])
+    if not upright:  # anchored where they touch the axes, however wide a browser draws them
+        for label in axes.get_xticklabels():
+            label.set(rotation=90, rotation_mode="anchor", ha="right", va="center")
     axes.tick_params(length=0 if every == 1 else 2)
     axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class (test images)")
+    label_y(axes, "true class (test images)", left)
 
 
 def _draw_bar(figure: Figure, left: float, bottom: float, side: float) -> None:
@@ -193,7 +233,7 @@ def _draw_bar(figure: Figure, left: float, bottom: float, side: float) -> None:
     axes.yaxis.tick_right()
     axes.yaxis.set_label_position("right")
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axes.set_ylabel("share of the true class")
+    axes.set_ylabel(_BAR_LABEL if height > text_width(_BAR_LABEL) else "share")
     for name in ("top", "right"):
         axes.spines[name].set_visible(True)
 
@@ -207,7 +247,8 @@ def _write_cells(axes: Axes, shares: np.ndarray, matrix: Matrix, cell: float) ->
     below = min(SMALL, SMALL * 0.9 * cell / text_width("0000", SMALL))
     shift = 0.0 if not with_counts else 0.17
     colours = colormap()(np.nan_to_num(shares))
-    for row, column in zip(*np.nonzero(counts > 0), strict=True):
+    shown = counts > 0 if with_counts else np.nan_to_num(shares) >= SMALLEST_WRITTEN
+    for row, column in zip(*np.nonzero(shown), strict=True):
         share = shares[row, column]
         ink = text_on(colours[row, column])
         style: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["ClassCurve", "draw_precision_recall", "draw_roc", "is_crowded"]
 
 _LEFT, _RIGHT, _TOP, _SIDE = 0.44, 0.08, 0.06, 2.55
-_CORNER: Final = 0.2  # that is enlarged where every AUC is above the next
+_CORNER: Final = 0.2  # that is enlarged where the median AUC is above the next
 _CROWDED: Final = 0.95
+_INSET: Final = (0.4, 0.12, 0.57, 0.57)  # left, bottom, width, height; shares of the axes
 _LONGEST_LABEL: Final = 0.75  # inches
 
 
@@ -54,12 +55,14 @@ class ClassCurve:
 
 
 def is_crowded(curves: Sequence[ClassCurve]) -> bool:
-    """Whether the corner of ROC curves is drawn once more, enlarged."""
-    return min(curve.area for curve in curves) > _CROWDED
+    """Whether the corner of ROC curves is drawn once more, enlarged, where it hides no curve."""
+    above = min(float(np.interp(_INSET[0] - 0.05, curve.x, curve.y)) for curve in curves)
+    crowded = float(np.median([curve.area for curve in curves])) > _CROWDED
+    return crowded and above > _INSET[1] + _INSET[3] + 0.05
 
 
 def draw_roc(curves: Sequence[ClassCurve]) -> Figure:
-    """False positive rate against sensitivity, the corner enlarged where every AUC is large."""
+    """False positive rate against sensitivity, the corner enlarged for good models."""
     labels = [
         f"{name}: {curve.area:.3f} ({curve.num_positive})"
         for name, curve in zip(_names(curves), curves, strict=True)
@@ -110,7 +113,7 @@ def _square(labels: Sequence[str], heading: str) -> tuple[Figure, Axes]:
 
 def _enlarge(axes: Axes, curves: Sequence[ClassCurve]) -> None:
     """The upper left corner once more, where the curves of good models crowd."""
-    inset = axes.inset_axes((0.4, 0.12, 0.57, 0.57))
+    inset = axes.inset_axes(_INSET)
     for number, curve in enumerate(curves):
         last = int(np.searchsorted(curve.x, _CORNER, side="right")) + 1
         shown = replace(curve, x=curve.x[:last], y=curve.y[:last])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ltbench.figures.canvas import drawing_style, require_matplotlib
+from ltbench.figures.fonts import find_fonts
 from ltbench.figures.output import bytes_of, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Drawn", "FigureFormat", "LeftOut", "Sketch", "drawn"]
+__all__ = ["Drawn", "FigureFormat", "LeftOut", "Rendered", "Sketch", "drawn"]
 
 FigureFormat = Literal["svg", "pdf", "png"]
 
@@ -45,6 +46,19 @@ class LeftOut:
     reason: str
 
 
+class Rendered(NamedTuple):
+    """A figure as a file.
+
+    Attributes:
+        data: its bytes.
+        missing: letters that no font of this machine has, drawn as boxes; "" for SVG, which leaves
+            fonts to whoever shows it.
+    """
+
+    data: bytes
+    missing: str
+
+
 @dataclass(frozen=True)
 class Sketch:
     """A figure whose numbers are known and which is not drawn yet.
@@ -67,13 +81,15 @@ class Sketch:
             svg = svg_of(self.draw(), title=self.title, alt=self.alt)
         return Drawn(self.name, self.title, self.caption, self.alt, svg)
 
-    def to_bytes(self, figure_format: FigureFormat) -> bytes:
+    def rendered(self, figure_format: FigureFormat) -> Rendered:
         """The figure as a file: "svg" (UTF-8), "pdf" or "png" (300 pixels an inch)."""
         if figure_format == "svg":
-            return self.drawn().svg.encode("utf-8")
+            return Rendered(self.drawn().svg.encode("utf-8"), "")
         require_matplotlib()
         with drawing_style():
-            return bytes_of(self.draw(), figure_format, title=self.title)
+            figure = self.draw()
+            missing = find_fonts(figure)
+            return Rendered(bytes_of(figure, figure_format, title=self.title), missing)
 
 
 def drawn(sketches: Iterable[Sketch | LeftOut]) -> Iterator[Drawn]:

@@ -20,6 +20,7 @@ from ltbench.figures.drawing import Drawn, LeftOut, Sketch, drawn
 from ltbench.figures.history import history_of, training_words_of_seeds
 from ltbench.figures.names import literal, plural
 from ltbench.figures.ranks import draw_critical_difference
+from ltbench.figures.stored import known_record
 from ltbench.figures.training import draw_histories
 from ltbench.figures.words import about_seeds, per_cent, test_part
 from ltbench.metrics import METRICS
@@ -44,6 +45,7 @@ Record = Mapping[str, Any]
 RANKS: Final = "critical_difference"
 MOST_ROWS: Final = 6
 """Rows of one figure; of more the best are drawn."""
+_MOST_NAMED: Final = 10  # classes, where not all names have room
 
 
 def row_figures(runs: Sequence[RunFolder], only: Collection[str] = ()) -> Iterator[Drawn]:
@@ -64,7 +66,7 @@ def row_sketches(
     runs: Sequence[RunFolder], only: Collection[str] = ()
 ) -> Iterator[Sketch | LeftOut]:
     """The same, each still to be drawn, and those that cannot be, with the reason."""
-    records = [run.record() for run in runs]
+    records = [known_record(run) for run in runs]
     keys = {(record["key"], record["dataset"], record["protocol"]) for record in records}
     if len(keys) != 1:
         raise UsageError(
@@ -152,7 +154,7 @@ def _made(
 
 def _confusion(records: Sequence[Record], runs: Sequence[RunFolder]) -> Sketch | LeftOut:
     matrix = matrix_of(records)
-    names, seeds = matrix.class_names, plural(len(records), "seed")
+    names, seeds = matrix.class_names, _of_seeds(records)
     diagonal = np.diagonal(matrix.shares)
     worst = int(np.nanargmin(diagonal))
     spread = (
@@ -161,87 +163,99 @@ def _confusion(records: Sequence[Record], runs: Sequence[RunFolder]) -> Sketch |
         else f" (standard deviation {per_cent(matrix.spread[worst, worst])})"
     )
     alt = (
-        f"Confusion matrix of {plural(len(names), 'class')}, mean over {seeds}: mean sensitivity "
+        f"Confusion matrix of {plural(len(names), 'class')}, {seeds}: mean sensitivity "
         f"{per_cent(np.nanmean(diagonal))}; lowest of {literal(names[worst])} with "
         f"{per_cent(diagonal[worst])}{spread}."
     )
     caption = (
-        f"Test images by true class (rows) and predicted class (columns), mean over {seeds}. "
+        f"Test images by true class (rows) and predicted class (columns), {seeds}. "
         f"{cell_words(matrix)} {about_seeds(records)}. {test_part(records[0])}."
     )
-    title = f"Confusion matrix, mean over {seeds}"
+    title = f"Confusion matrix, {seeds}"
     return Sketch("confusion", title, caption, alt, lambda: draw_confusion(matrix))
 
 
+def _of_seeds(records: Sequence[Record]) -> str:
+    return f"mean over {len(records)} seeds" if len(records) > 1 else "one seed"
+
+
 def _training(records: Sequence[Record], runs: Sequence[RunFolder]) -> Sketch | LeftOut:
-    title = f"Training curves of {plural(len(runs), 'seed')}"
     found = [
         (history, record)
         for run, record in zip(runs, records, strict=True)
         if (history := history_of(run.epochs(), record)) is not None
     ]
     if not found:
+        title = "Training curves of all seeds"
         return LeftOut("training", title, "no run has a history: epochs.jsonl is missing or empty")
     histories = [history for history, _ in found]
-    caption, alt = training_words_of_seeds(histories, [record for _, record in found])
+    shown = [record for _, record in found]
+    caption, alt = training_words_of_seeds(histories, shown)
+    without = [str(record["seed"]) for record in records if record not in shown]
+    if without:
+        caption += f" Without a history, and so not drawn: seed {', '.join(without)}."
+    title = f"Training curves of {plural(len(histories), 'seed')}"
     return Sketch("training", title, caption, alt, lambda: draw_histories(histories))
 
 
 def _by_class_size(table: Table) -> Sketch | LeftOut:
-    title = "F1 by class size"
+    name, title = "f1_by_class_size", "F1 by class size"
     rows, sentence = _best(table)
-    first = table.records[0]["metrics"]["test"].get("per_class")
-    if first is None:
-        return LeftOut("f1_by_class_size", title, "the records hold no numbers of each class")
-    scores = [_scores(row, label) for row, label in rows]
-    num_train, names = first["train_count"], first["class_names"]
-    known = [c for c in range(len(names)) if any(np.isfinite(one.mean[c]) for one in scores)]
-    mean = np.array(
-        [
-            np.nanmean([s.mean[c] for s in scores]) if c in known else np.nan
-            for c in range(len(names))
-        ]
-    )
+    names, num_train = _classes(table)
+    scores = [_scores(row, label, len(names)) for row, label in rows]
+    values = np.array([one.mean for one in scores])
+    known = [c for c in range(len(names)) if np.isfinite(values[:, c]).any()]
     if not known:
-        return LeftOut("f1_by_class_size", title, "no class has an F1 that is defined")
-    most = named_classes(len(names), len(rows))
-    chosen = choose(num_train, mean, "mean F1", most=most)
-    named = f"{chosen.sentence.replace('are drawn', 'are named')} ".lstrip()
-    rarest = known[int(np.argmin([num_train[c] for c in known]))]
-    at = ", ".join(f"{literal(one.label)} {per_cent(one.mean[rarest])}" for one in scores)
-    spread = (
-        "whiskers: standard deviation over seeds; " if any(s.sd is not None for s in scores) else ""
-    )
+        return LeftOut(name, title, "no class has an F1 that is defined for all seeds")
+    mean = np.full(len(names), np.nan)
+    mean[known] = np.nanmean(values[:, known], axis=0)
+    fits = len(names) <= named_classes(len(names), len(rows))
+    chosen = choose(num_train, mean, "mean F1", most=len(names) if fits else _MOST_NAMED)
+    spread = "whiskers: standard deviation; " if any(s.sd is not None for s in scores) else ""
+    named = chosen.sentence.replace("are drawn", "are named")
     caption = (
         f"F1 of each class on the test part against its training images, mean over seeds; {spread}"
-        f"moved apart sideways to be seen. Seeds: {_seeds(rows)}. {sentence}{named}"
-        f"{test_part(table.records[0])}."
+        "methods are moved apart sideways to be seen. "
+        f"{_about(table, rows, f'{sentence} {named}')}"
     )
+    rarest = min(known, key=lambda c: num_train[c])
+    told = [f"{one.label} {per_cent(one.mean[rarest])}" for one in scores]
     alt = (
         f"F1 against class size of {plural(len(rows), 'method')} and "
-        f"{plural(len(known), 'class')}: on {literal(names[rarest])}, with "
-        f"{plural(num_train[rarest], 'training image')} the "
-        f"smallest class, {at}."
+        f"{plural(len(known), 'class')}: on {literal(names[rarest])}, the smallest with "
+        f"{plural(num_train[rarest], 'training image')}, {', '.join(told)}."
     )
     pairs = [(c, names[c]) for c in chosen.indices]
     return Sketch(
-        *("f1_by_class_size", title, caption, alt),
-        lambda: draw_by_class_size(scores, num_train, pairs, "F1"),
+        *(name, title, caption, alt), lambda: draw_by_class_size(scores, num_train, pairs, "F1")
     )
 
 
-def _scores(row: Row, label: str) -> ClassScores:
+def _classes(table: Table) -> tuple[list[str], list[int]]:
+    """(names, training images) of the classes, the same in every record of the table."""
+    found = [record["metrics"]["test"].get("per_class") for record in table.records]
+    if None in found:
+        raise VerificationError("A record holds no numbers of each class. Run its cell again.")
+    first = found[0]
+    num = len(first["class_names"])
+    for one in found:
+        whole = len(one.get("f1") or ()) == len(one["train_count"]) == num
+        if not whole or one["class_names"] != first["class_names"]:
+            raise VerificationError(
+                "The records do not fit each other: expected the numbers of the same "
+                f"{plural(num, 'class')} in each. Restore them from a copy."
+            )
+    return list(first["class_names"]), [int(count) for count in first["train_count"]]
+
+
+def _scores(row: Row, label: str, num_classes: int) -> ClassScores:
     """F1 of each class over the seeds of a row; NaN where it is undefined for one of them."""
-    table = np.array(
-        [
-            [np.nan if f1 is None else f1 for f1 in record["metrics"]["test"]["per_class"]["f1"]]
-            for record in row.records
-        ],
-        dtype=np.float64,
-    )
-    return ClassScores(
-        label, table.mean(axis=0), table.std(axis=0, ddof=1) if len(table) > 1 else None
-    )
+    table = np.full((len(row.records), num_classes), np.nan)
+    for line, record in zip(table, row.records, strict=True):
+        f1 = record["metrics"]["test"]["per_class"]["f1"]
+        line[:] = [np.nan if value is None else value for value in f1]
+    sd = table.std(axis=0, ddof=1) if len(table) > 1 else None
+    return ClassScores(label, table.mean(axis=0), sd)
 
 
 def _coverage_risk(table: Table) -> Sketch | LeftOut:
@@ -252,13 +266,12 @@ def _coverage_risk(table: Table) -> Sketch | LeftOut:
         found = [coverage_risk(test) for test in tests]
         risk = np.mean([one.risk for one in found], axis=0)
         area = float(np.mean([one.area for one in found]))
-        curves.append(RiskCurve(f"{label}: area {area:.4f}", found[0].coverage, risk))
+        curves.append(RiskCurve(label, area, found[0].coverage, risk))
         told.append(f"{label} {area:.4f}")
     caption = (
         f"Share of wrong decisions among the images that are decided, when the least confident (by "
         f"{CONFIDENCE}) are referred to a person; mean over seeds. In the legend the area, which "
-        f"is the mean risk over all coverages. Seeds: {_seeds(rows)}. {sentence}"
-        f"{test_part(table.records[0])}."
+        f"is the mean risk over all coverages. {_about(table, rows, sentence)}"
     )
     alt = f"Coverage-risk curves of {plural(len(rows), 'method')}; areas: {', '.join(told)}."
     return Sketch(
@@ -279,11 +292,17 @@ def _best(table: Table) -> tuple[list[tuple[Row, str]], str]:
     best = sorted(table.rows, key=lambda row: -score(row))[:MOST_ROWS]
     keys = {row.key for row in best}
     sentence = (
-        f"Drawn are the {len(best)} of {len(table.rows)} rows with the largest mean macro F1. "
+        f"Drawn are the {len(best)} of {len(table.rows)} rows with the largest mean macro F1."
         if len(table.rows) > len(best)
         else ""
     )
     return [(row, names[row.key]) for row in table.rows if row.key in keys], sentence
+
+
+def _about(table: Table, rows: Sequence[tuple[Row, str]], sentence: str) -> str:
+    """The last words of a caption: seeds, what is not drawn, the test part."""
+    told = f"Seeds: {_seeds(rows)}. {sentence} {test_part(table.records[0])}."
+    return " ".join(told.split())
 
 
 def _seeds(rows: Sequence[tuple[Row, str]]) -> str:

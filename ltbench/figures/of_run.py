@@ -24,6 +24,7 @@ from ltbench.figures.drawing import Drawn, LeftOut, Sketch, drawn
 from ltbench.figures.history import history_of, training_words
 from ltbench.figures.names import literal, plural
 from ltbench.figures.reliability import Calibrated, draw_reliability, ece_of
+from ltbench.figures.stored import known_record, trained_run
 from ltbench.figures.training import draw_history
 from ltbench.figures.words import about_run, per_cent, test_part
 from ltbench.metrics import NUM_ECE_BINS
@@ -70,20 +71,19 @@ class _Given:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        return self.run.record()
+        return known_record(self.run)
 
     @cached_property
     def material(self) -> Material:
         return read_material(self.run)
 
-    @property
+    @cached_property
     def trained_run(self) -> RunFolder:
-        """The run itself, of an external test the one that was tested."""
-        return RunFolder(self.run.path.parents[1]) if "trained_on" in self.record else self.run
+        return trained_run(self.run, self.record)
 
     @cached_property
     def trained(self) -> dict[str, Any]:
-        return self.trained_run.record()
+        return self.record if self.trained_run is self.run else known_record(self.trained_run)
 
     @property
     def about(self) -> str:
@@ -216,10 +216,12 @@ def _coverage_risk(given: _Given) -> Sketch | LeftOut:
         for one in found.points
         if one.coverage.value is not None and one.risk.value is not None
     ]
-    label = f"least confident referred first: area {curve.area:.4f}"
-    drawn_curve = RiskCurve(label, curve.coverage, curve.risk, points)
+    drawn_curve = RiskCurve(
+        "least confident referred first", curve.area, curve.coverage, curve.risk, points
+    )
     best = RiskCurve(
-        f"best possible order: area {curve.area - curve.excess:.4f}",
+        "best possible order",
+        curve.area - curve.excess,
         curve.coverage,
         np.maximum(kept - num_right, 0) / kept,
     )

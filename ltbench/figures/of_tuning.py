@@ -185,4 +185,4 @@ def _in_words(one: Budget) -> str:
 def _in_plain(objective: str) -> str:
     """Such as "validation macro F1" of "val.macro_f1"."""
     words = objective.replace("val.", "validation ").replace("test.", "test ").replace("_", " ")
-    return words.replace(" f1", " F1")
+    return literal(words.replace(" f1", " F1"))

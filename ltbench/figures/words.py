@@ -15,8 +15,8 @@ Record = Mapping[str, Any]
 
 
 def per_cent(share: float | np.floating[Any]) -> str:
-    """Such as "97.50 %"."""
-    return f"{100 * share:.2f} %"
+    """Such as "97.50 %"; "undefined" for NaN."""
+    return "undefined" if np.isnan(share) else f"{100 * share:.2f} %"
 
 
 def about_run(record: Record) -> str:

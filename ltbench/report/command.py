@@ -50,7 +50,7 @@ def comparison_text(
     )
     if not records:
         raise DataMissingError(
-            "\n".join([*notes, nothing_found(roots, methods, datasets, protocol)])
+            "\n".join([*notes, nothing_fits(roots, methods, datasets, protocol)])
         )
     wants_bold = LAYOUTS[layout].bold if layout in LAYOUTS and bold is None else bool(bold)
     found = sheets(
@@ -73,7 +73,7 @@ def paired_to_best(rows: Mapping[str, Sequence[RunFolder]], metric: str) -> Mapp
     return against_best(rows, metric)
 
 
-def nothing_found(
+def nothing_fits(
     roots: Sequence[Path],
     methods: Iterable[str] | None,
     datasets: Iterable[str] | None,

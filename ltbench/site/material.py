@@ -14,7 +14,7 @@ from ltbench.bundles.portable import portable
 from ltbench.errors import DataMissingError, UsageError
 from ltbench.inspection import standing
 from ltbench.registry import normalise
-from ltbench.report.command import nothing_found
+from ltbench.report.command import nothing_fits
 from ltbench.report.reading import Record, read
 from ltbench.results import RunFolder, run_folders
 from ltbench.site.choices import Selection
@@ -92,7 +92,7 @@ def _of_results(selection: Selection, roots: Sequence[Path], per_class: bool) ->
     wanted: Facts = {"methods": methods, "protocol": selection.protocol}
     records, notes = read(roots, datasets=datasets, per_class=per_class, **wanted)
     if not records:
-        what = nothing_found(roots, methods, datasets, selection.protocol)
+        what = nothing_fits(roots, methods, datasets, selection.protocol)
         raise DataMissingError("\n".join([*notes, what]))
     places = Material([], roots=tuple(roots))
     found = [
