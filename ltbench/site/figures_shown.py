@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ Record = Mapping[str, Any]
 
 FIGURE_S: Final = 0.06  # about how long one takes
 _CAPTIONS: Final = "captions.json"
+_WIDTH_PT: Final = re.compile(r'<svg [^>]*?width="([0-9.]+)pt"')
+_WIDE_PT: Final = 360.0  # from here on a figure has the whole width of a page
 
 
 def is_possible() -> None:
@@ -145,7 +148,11 @@ def drawn_files(
         figure, name = sketch.drawn(), f"{slug(sketch.name)}.svg"
         files[f"{folder}/{name}"] = shown(figure.svg).encode("utf-8", "replace")
         words = {"title": figure.title, "caption": figure.caption, "alt": figure.alt}
-        told.append({"file": name, **{key: shown(text) for key, text in words.items()}})
+        size = _WIDTH_PT.search(figure.svg)
+        is_wide = size is not None and float(size[1]) > _WIDE_PT
+        told.append(
+            {"file": name, "wide": is_wide, **{key: shown(text) for key, text in words.items()}}
+        )
     files[f"{folder}/{_CAPTIONS}"] = f"{json.dumps(told, indent=1)}\n".encode()
     return files
 

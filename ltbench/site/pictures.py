@@ -81,6 +81,8 @@ class Shelf:
         name, protocol = record["dataset"], record["protocol"]
         which = canonical_json([name, protocol, dict(settings)])
         if which not in self._opened:
+            # Some data sets are held in memory whole: never two of them.
+            self._opened = {k: v for k, v in self._opened.items() if isinstance(v, str)}
             try:
                 self._opened[which] = self._open(name, protocol, settings)
             except LtbenchError as error:

@@ -179,7 +179,7 @@ def history(run: RunFolder) -> tuple[list[Facts], str]:
     return [
         {
             "stage": plain(line.get("stage")),
-            "epoch": plain(line.get("epoch")),
+            "epoch": _from_1(line.get("epoch")),
             "loss": digits(part_of(line, "train", "loss")),
             "accuracy": digits(part_of(line, "val", "accuracy")),
             "macro_f1": digits(part_of(line, "val", "macro_f1")),
@@ -195,13 +195,18 @@ def selected(record: Record) -> list[Facts]:
     return [
         {
             "stage": plain(stage.get("stage")),
-            "epoch": plain(stage.get("epoch")),
+            "epoch": _from_1(stage.get("epoch")),
             "epochs": plain(stage.get("epochs")),
             "value": digits(stage.get("value")),
         }
         for stage in (stages if isinstance(stages, list) else [])
         if isinstance(stage, dict)
     ]
+
+
+def _from_1(epoch: Any) -> str:
+    """An epoch, which records count from 0, as `status` and figures count it."""
+    return plain(epoch + 1 if type(epoch) is int else epoch)
 
 
 def origin(record: Record) -> dict[str, Pairs]:

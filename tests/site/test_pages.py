@@ -22,6 +22,7 @@ from ltbench.bundles.portable import portable
 from ltbench.report.as_csv import read_csv
 from ltbench.results import PREDICTIONS, RunFolder, run_folders
 from ltbench.site.naming import run_stems
+from ltbench.site.shown import NOTHING
 
 SHARED = ("accuracy", "macro_sensitivity", "macro_precision", "macro_f1", "macro_auc")
 TAIL = ("head_sensitivity", "medium_sensitivity", "tail_sensitivity", "worst_class_sensitivity")
@@ -227,7 +228,8 @@ def test_a_run_page_tells_what_its_record_holds(every, made_once):
         [int(c.text) for c in cells[1:-1]] for cells in body_rows(table(page, "confusion-table"))
     ]
     assert counts == record["metrics"]["test"]["confusion"]
-    assert len(body_rows(table(page, "epochs-table"))) == 3
+    epochs = [[cell.text for cell in cells] for cells in body_rows(table(page, "epochs-table"))]
+    assert epochs == [["train", str(n), "1.5000", "0.5000", NOTHING] for n in (1, 2, 3)]
     (code,) = [one for one in page.all("pre") if "data-copy" in one.attributes]
     assert code.text == record["command"]
     mistakes = page.with_class("mistakes")[0]
