@@ -331,6 +331,8 @@ def test_the_command_prints_json(bench, tmp_path):
     assert json.loads(one.out) == json.loads(json.dumps(ltbench.evaluate_run(runs[0].path)))
     two = bench("eval", *(run.path for run in runs), "--json")
     assert set(json.loads(two.out)) == {"runs", "over_seeds"}
+    key = bench("eval", runs[0].name.partition("/")[0], "--results", tmp_path, "--json")
+    assert json.loads(key.out) == json.loads(two.out)
     text = bench("eval", *(run.path for run in runs))
     assert "seeds 0, 1" in text.out
 
