@@ -140,15 +140,16 @@ class Board:
     ) -> tuple[Estimate, tuple[int, ...]] | None:
         """The first row minus the other, over the seeds that both have, which are returned too.
 
-        Rows without a common seed are compared with all of theirs. None where the metric is
-        undefined for one of the runs.
+        Rows without two seeds in common are compared with all of theirs: one pair says nothing of
+        what seeds do, where all seeds of both do. None where the metric is undefined for one of the
+        runs.
         """
         mine, theirs = (self.values(one, name, class_index) for one in (row, other))
         if mine is None or theirs is None:
             return None
         reach = self.reach(name, class_index)
         common = tuple(seed for seed in self.seeds(row) if seed in self.runs[other])
-        if common:
+        if len(common) > 1 or (common and min(len(mine), len(theirs)) == 1):
             a, b = (self.drawn(one, name, class_index, common) for one in (row, other))
             at = [[self.seeds(one).index(seed) for seed in common] for one in (row, other)]
             return estimate(mine[at[0]] - theirs[at[1]], a - b, *reach), common

@@ -280,13 +280,18 @@ def _line(
     tested = board.tested
     if index is None:
         of_class, images, groups, where = None, len(tested.ids), tested.num_groups, tested.said()
+        named = None
     else:
-        of_class = tested.class_names[index]
+        of_class = named = tested.class_names[index]
         images, groups = int((tested.targets == index).sum()), int(tested.holds[:, index].sum())
-        where = f"{images} {of_class} test image{'s' if images > 1 else ''}"
+        plural = "s" if images > 1 else ""
+        where = f"{images} {of_class} test image{plural}"
+        if not of_class[:1].isalpha():  # "52 0 test images" could not be read
+            named = f"class {of_class}"
+            where = f"{images} test image{plural} of {named}"
         if tested.grouped:
             where += f" of {groups} {tested.group_noun}{'s' if groups > 1 else ''}"
-    what: Measured = measured(name, where, of_class)
+    what: Measured = measured(name, where, named)
     return Line(
         name.removeprefix("class."),
         of_class,

@@ -38,7 +38,7 @@ def moderated(estimates: Sequence[Estimate], num_rows: int) -> list[Estimate]:
     """The same differences, their seeds' variances fitted together.
 
     Args:
-        estimates: of pairs of rows, in one metric; those without common seeds stay as they are.
+        estimates: of pairs of rows, in one metric; those of unpaired seeds stay as they are.
         num_rows: of the table.
     """
     found = [(index, *one.seeds[0]) for index, one in enumerate(estimates) if len(one.seeds) == 1]

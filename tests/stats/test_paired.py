@@ -191,11 +191,22 @@ def test_no_seed_in_common(tmp_path):
     b = row(tmp_path, "b", 1.0, seeds=(3, 4))
     found = against_best({"a": a, "b": b}, "accuracy")["b"]
     assert not found.seeds_paired
-    assert "none of which is in both" in found.estimator
+    assert "fewer than two are in both" in found.estimator
     assert found.low < found.difference < found.high
     values = [[r.record()["metrics"]["test"]["accuracy"] for r in runs] for runs in (a, b)]
     variance = sum(np.var(v, ddof=1) / len(v) for v in values)
     assert found.standard_error_seeds == pytest.approx(variance**0.5)
+
+
+def test_one_seed_in_common_of_several(tmp_path):
+    """One pair knows nothing of what seeds do; all seeds of both rows do."""
+    a = row(tmp_path, "a", 2.0, seeds=(0, 1, 2))
+    b = row(tmp_path, "b", 1.0, seeds=(2, 3, 4))
+    found = against_best({"a": a, "b": b}, "accuracy")["b"]
+    values = [[r.record()["metrics"]["test"]["accuracy"] for r in runs] for runs in (a, b)]
+    assert found.difference == pytest.approx(np.mean(values[1]) - np.mean(values[0]))
+    assert found.standard_error_seeds is not None
+    assert not found.seeds_paired
 
 
 def test_one_seed_says_what_it_does_not_cover(tmp_path):
