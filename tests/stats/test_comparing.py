@@ -78,6 +78,16 @@ def test_names_that_are_numbers_and_rows_that_are_equal(tmp_path):
     assert "| \\~1 \\$x\\$ \\`" in text
 
 
+def test_records_that_are_not_whole_are_left_out(runs, bench):
+    (one, *_) = runs.glob("made/*/ecl@authors/*/seed-0/record.json")
+    one.write_text('{"schema_version": 1}')
+    assert bench("compare", "ecl", "ce", "--dataset", "made", "--results", runs).code == 0
+    shutil.rmtree(one.parents[1] / "seed-1")
+    answer = bench("compare", "ecl@authors", "ce", "--dataset", "made", "--results", runs)
+    assert answer.code == 2
+    assert "it is not a whole record: expected 'label'" in answer.err
+
+
 def test_sentences_say_n_and_how(runs):
     found = ltbench.compare("dddd", "ce", "made", metric="sensitivity", results=runs)
     rare = found.lines[2].sentences
