@@ -14,7 +14,7 @@ from ltbench.errors import DataMissingError, UsageError
 from ltbench.metrics import METRICS
 from ltbench.registry import normalise, suggest
 from ltbench.results import RunFolder, read_records
-from ltbench.stats.board import Board, board_of
+from ltbench.stats.board import Board, board_of, check_whole
 from ltbench.stats.means import Mean, mean_of
 from ltbench.stats.paired import LEVEL, Paired, differences
 from ltbench.stats.scores import CLASS_METRICS
@@ -132,12 +132,15 @@ def compared(
     if not 0.5 <= level < 1:
         raise UsageError(f"Expected a level from 0.5 to below 1, such as 0.95; got {level}.")
     overall, by_class = _asked(metric)
-    records, notes = read_records(results, dataset=dataset, protocol=protocol)
+    records, notes = read_records(results, dataset=dataset, protocol=protocol, keep=_kept)
     if not records:
         raise DataMissingError(
             "\n".join([*notes, f"No finished run on {dataset} in {results}. Run one first."])
         )
-    rows = _rows_of_one_protocol(records, (first, second))
+    try:
+        rows = _rows_of_one_protocol(records, (first, second))
+    except UsageError as error:
+        raise UsageError("\n".join([str(error), *notes])) from error
     if rows[0][0]["key"] == rows[1][0]["key"]:
         raise UsageError(
             f"'{first}' and '{second}' are the same row, {_row_words(rows[0][0], rows[0])}."
@@ -150,6 +153,11 @@ def compared(
     if rows[0][0]["split_digest"] != rows[1][0]["split_digest"]:
         notes.append("The two were trained on different splits; their test images are the same.")
     return _comparison(board, rows, overall, by_class, level, notes)
+
+
+def _kept(record: dict[str, Any]) -> dict[str, Any]:
+    check_whole(record)
+    return record
 
 
 def _asked(metric: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -280,13 +288,18 @@ def _line(
     tested = board.tested
     if index is None:
         of_class, images, groups, where = None, len(tested.ids), tested.num_groups, tested.said()
+        named = None
     else:
-        of_class = tested.class_names[index]
+        of_class = named = tested.class_names[index]
         images, groups = int((tested.targets == index).sum()), int(tested.holds[:, index].sum())
-        where = f"{images} {of_class} test image{'s' if images > 1 else ''}"
+        plural = "s" if images > 1 else ""
+        where = f"{images} {of_class} test image{plural}"
+        if not of_class[:1].isalpha():  # "52 0 test images" could not be read
+            named = f"class {of_class}"
+            where = f"{images} test image{plural} of {named}"
         if tested.grouped:
             where += f" of {groups} {tested.group_noun}{'s' if groups > 1 else ''}"
-    what: Measured = measured(name, where, of_class)
+    what: Measured = measured(name, where, named)
     return Line(
         name.removeprefix("class."),
         of_class,
