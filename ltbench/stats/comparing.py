@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _CLASS_METRIC_OF: Final = {
     "macro_auc": "auc",
 }
 _SHORTEST_KEY: Final = 4
+_SETTINGS: Final = re.compile(r" (?=[\w.]+=)")  # values of settings may have spaces
 
 Record = Mapping[str, Any]
 
@@ -62,7 +64,8 @@ class Comparison:
     """Two rows on the test part of one protocol.
 
     Attributes:
-        first, second: labels; with the beginning of the key where both have one label.
+        first, second: labels without the settings that both have, which `notes` name; with the
+            beginning of the key where both have one label.
         seeds: of each row.
         lines: overall first, then by class; corrected within each of these families: all overall
             lines, and the lines of one metric over the classes.
@@ -207,21 +210,14 @@ def _comparison(
     notes: list[str],
 ) -> Comparison:
     keys = (rows[0][0]["key"], rows[1][0]["key"])
-    labels = [found[0]["label"] for found in rows]
-    if labels[0] == labels[1]:
-        labels = [f"{label} {key[:8]}" for label, key in zip(labels, keys, strict=True)]
+    labels, shared = _told_apart([found[0]["label"] for found in rows], keys)
     tested = board.tested
     classes = [c for c in range(len(tested.class_names)) if (tested.targets == c).any()]
     families: list[list[tuple[str, int | None]]] = [[(name, None) for name in overall]]
     families += [[(f"class.{name}", c) for c in classes] for name in by_class]
-    lines = [
-        line
-        for family in families
-        for line in _lines(board, keys, (labels[0], labels[1]), family, level)
-    ]
+    lines = [line for family in families for line in _lines(board, keys, labels, family, level)]
     return Comparison(
-        labels[0],
-        labels[1],
+        *labels,
         keys,
         (board.seeds(keys[0]), board.seeds(keys[1])),
         rows[0][0]["dataset"],
@@ -231,8 +227,24 @@ def _comparison(
         tested.group_noun if tested.grouped else "image",
         level,
         tuple(lines),
-        (*notes, *_alone(board)),
+        (*shared, *notes, *_alone(board)),
     )
+
+
+def _told_apart(
+    labels: Sequence[str], keys: tuple[str, str]
+) -> tuple[tuple[str, str], tuple[str, ...]]:
+    """Two names, and a note of the settings that both have, which the names then leave out."""
+    first, second = (_SETTINGS.split(label) for label in labels)
+    if first == second:
+        return (f"{labels[0]} {keys[0][:8]}", f"{labels[1]} {keys[1][:8]}"), ()
+    shared = [word for word in first[1:] if word in second[1:]]
+    names = [
+        " ".join([words[0], *(word for word in words[1:] if word not in shared)])
+        for words in (first, second)
+    ]
+    note = (f"Both rows: {', '.join(shared)}.",) if shared else ()
+    return (names[0], names[1]), note
 
 
 def _alone(board: Board) -> list[str]:

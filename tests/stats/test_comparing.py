@@ -12,6 +12,7 @@ import pytest
 
 import ltbench
 from ltbench.errors import DataMissingError, UsageError
+from ltbench.stats import comparing
 from ltbench.stats.paired import Paired
 from ltbench.stats.rendering import render
 from ltbench.stats.sentences import measured, smallest_gain, verdict
@@ -118,6 +119,21 @@ def test_rows_are_found_by_label_or_key(runs):
     assert ltbench.compare("ecl@authors", "ce", "made", results=runs).first == "ecl@authors"
     found = ltbench.compare("dddd", "ce", "made", results=runs)
     assert found.first == "ecl method.temperature=0.2"
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "note"),
+    [
+        (("ecl a=1 b=[1, 2]", "ce b=[1, 2] c=3"), ("ecl a=1", "ce c=3"), ("Both rows: b=[1, 2].",)),
+        (("ecl b=[1, 2]", "ecl b=[1, 3]"), ("ecl b=[1, 2]", "ecl b=[1, 3]"), ()),
+        (("ecl a=1", "ce"), ("ecl a=1", "ce"), ()),
+        (("ecl a=1", "ce a=1"), ("ecl", "ce"), ("Both rows: a=1.",)),
+        (("ecl a=1 b=2", "ecl a=1"), ("ecl b=2", "ecl"), ("Both rows: a=1.",)),
+        (("ecl a=1", "ecl a=1"), ("ecl a=1 aaaaaaaa", "ecl a=1 bbbbbbbb"), ()),
+    ],
+)
+def test_settings_that_both_have_are_said_once(labels, names, note):
+    assert comparing._told_apart(labels, ("aaaaaaaaaa", "bbbbbbbbbb")) == (names, note)
 
 
 def test_rows_that_cannot_be_told(runs):
