@@ -91,6 +91,7 @@ class _Judge:
         self._folders, self._reasons = _usable(rows)
         self._said: dict[str, list[str]] = {}  # headings of columns with bold, by how it was found
         self._without: dict[str, list[str]] = {}  # headings of columns without bold, by reason
+        self._alike: list[str] = []  # headings of columns where every row with an interval is bold
 
     def decide(self, quantity: Quantity) -> None:
         """Find the bold rows of one column."""
@@ -116,6 +117,8 @@ class _Judge:
                     continue
                 break
             self.bold[quantity.name] = {key for key, pair in pairs.items() if _holds_0(pair)}
+            if self.bold[quantity.name] == set(rows):
+                self._alike.append(quantity.heading)
             how = _how([pair for key, pair in pairs.items() if key != best])
             self._said.setdefault(how, []).append(quantity.heading)
             return
@@ -126,6 +129,11 @@ class _Judge:
         lines = [f"Bold in {', '.join(found)}: {how}" for how, found in self._said.items()]
         if len(lines) == 1:
             lines = [f"Bold: {how}" for how in self._said]
+        if self._alike:
+            lines.append(
+                f"No row can be told from the best in {', '.join(self._alike)}: its order there may "
+                "be chance."
+            )
         for reason, headings in self._without.items():
             lines.append(f"No bold in {', '.join(headings)}: {reason}.")
         rows_of: dict[str, list[str]] = {}

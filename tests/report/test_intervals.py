@@ -163,7 +163,16 @@ def test_columns_that_were_decided_otherwise_are_named(board):
         return pairs
 
     notes = with_bold(table_of(board, "accuracy", "macro_f1"), otherwise).notes
-    assert [note.partition(":")[0] for note in notes] == ["Bold in Acc (%)", "Bold in F1 (%)"]
+    assert [note.partition(":")[0] for note in notes] == [
+        "Bold in Acc (%)",
+        "Bold in F1 (%)",
+        "No row can be told from the best in Acc (%), F1 (%)",
+    ]
+
+
+def test_no_order_is_said_to_be_chance_where_one_row_is_worse(board):
+    table = with_bold(table_of(board), StandIn("ecl", ce=(-0.2, -0.1), focal=(-0.1, 0.1)))
+    assert not any("No row can be told" in note for note in table.notes)
 
 
 def test_predictions_with_nan_set_their_row_aside(board):
