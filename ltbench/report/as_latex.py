@@ -103,7 +103,7 @@ def _texts(sheet: Sheet) -> list[str]:
 def _float(sheet: Sheet) -> list[str]:
     return [
         r"\begin{table}[tbp]",
-        r"\centering\setlength{\tabcolsep}{3pt}",
+        r"\centering\setlength{\tabcolsep}{3pt}\setlength{\belowcaptionskip}{4pt}",
         *_caption(sheet),
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{_alignment(sheet)}}}",
