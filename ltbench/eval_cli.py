@@ -72,7 +72,8 @@ def evaluate(
 ) -> None:
     """Evaluate runs again from their stored predictions: the clinical view.
 
-    Several RUNs must be the seeds of one configuration; their mean is printed below them.
+    Several RUNs must be the seeds of one configuration; their mean is printed below them. A key
+    means the runs of all its seeds.
     """
     from ltbench import results_api
     from ltbench.clinical.evaluation import EvalOptions
@@ -81,14 +82,12 @@ def evaluate(
     if lesion_rule is None and per_lesion:
         lesion_rule = "mean"
     options = EvalOptions(per_lesion=lesion_rule, **asked)
-    if len(runs) == 1:
-        found = results_api.evaluate_run(runs[0], options, results=results)
-        click.echo(json.dumps(found, indent=2) if as_json else render(found), nl=as_json)
-        return
     several = results_api.evaluate_seeds(runs, options, results=results)
+    alone = several["runs"][0] if len(several["runs"]) == 1 else None
     if as_json:
-        click.echo(json.dumps(several, indent=2))
+        click.echo(json.dumps(several if alone is None else alone, indent=2))
         return
     for found in several["runs"]:
-        click.echo(render(found))
-    click.echo(render_over_seeds(several["over_seeds"], several["runs"]), nl=False)
+        click.echo(render(found), nl=alone is None)
+    if alone is None:
+        click.echo(render_over_seeds(several["over_seeds"], several["runs"]), nl=False)

@@ -42,6 +42,7 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 # As much as a config and a first line need: a disk with less is full for our purpose.
 _PROBE_BYTES = 64 * 1024
 _NUM_LISTED = 10
+_EXPECTED = "Expected a run folder, <key>/seed-<n>, or the beginning of one run's key."
 
 
 @dataclass(frozen=True)
@@ -315,9 +316,31 @@ def find_run(root: Path, name: str) -> RunFolder:
     Raises:
         UsageError: no run or several runs match; the message lists them.
     """
+    matches = _matching(root, name)
+    if len(matches) == 1:
+        return matches[0]
+    raise UsageError(f"'{name}' means {len(matches)} runs. {_EXPECTED}{_listed(matches)}")
+
+
+def find_runs(root: Path, name: str) -> list[RunFolder]:
+    """As `find_run`; a key, or the beginning of one, means the runs of all its seeds.
+
+    Raises:
+        UsageError: no run matches, or runs of several configurations do.
+    """
+    matches = _matching(root, name)
+    if len({run.path.parent for run in matches}) == 1:
+        return matches
+    raise UsageError(
+        f"'{name}' means runs of several configurations. {_EXPECTED}{_listed(matches)}"
+    )
+
+
+def _matching(root: Path, name: str) -> list[RunFolder]:
+    """All runs that a name may mean, at least one."""
     given = Path(name).expanduser()
     if name.strip() and ((given / "record.json").is_file() or (given / "config.json").is_file()):
-        return RunFolder(given.resolve())
+        return [RunFolder(given.resolve())]
     runs = list(run_folders(root))
     prefix, _, seed = name.strip().rstrip("/").partition("/")
     near = [
@@ -327,13 +350,10 @@ def find_run(root: Path, name: str) -> RunFolder:
     ]
     # A whole key wins over a longer one that begins with it.
     matches = [run for run in near if run.path.parent.name == prefix] or near
-    if len(matches) == 1:
-        return matches[0]
-    expected = "Expected a run folder, <key>/seed-<n>, or the beginning of one run's key."
     if matches:
-        raise UsageError(f"'{name}' means {len(matches)} runs. {expected}{_listed(matches)}")
+        return matches
     known = _listed(runs) if runs else " There are none yet; `bench.py run` makes one."
-    raise UsageError(f"No run '{name}' in {root}. {expected}{known}")
+    raise UsageError(f"No run '{name}' in {root}. {_EXPECTED}{known}")
 
 
 def _listed(runs: list[RunFolder]) -> str:

@@ -155,10 +155,21 @@ def evaluate_seeds(
     *,
     results: str | Path = DEFAULT_RESULTS,
 ) -> dict[str, Any]:
-    """`evaluate_run` of the seeds of one configuration (`runs`), and their mean (`over_seeds`)."""
-    from ltbench.clinical.seeds import over_seeds
+    """`evaluate_run` of the seeds of one configuration (`runs`), and their mean (`over_seeds`).
 
-    found = [evaluate_run(run, options, results=results) for run in runs]
+    Args:
+        runs: as for `evaluate_run`; a key, or the beginning of one, means all its seeds.
+    """
+    from ltbench.clinical.seeds import over_seeds
+    from ltbench.results import find_runs
+
+    folders: list[Path] = []
+    for run in runs:
+        if isinstance(run, str | Path):
+            folders += [one.path for one in find_runs(Path(results), str(run))]
+        else:
+            folders.append(run.folder.path)
+    found = [evaluate_run(folder, options, results=results) for folder in folders]
     return {"runs": found, "over_seeds": over_seeds(found)}
 
 

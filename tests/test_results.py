@@ -18,6 +18,7 @@ from ltbench.results import (
     SCHEMA_VERSION,
     RunFolder,
     find_run,
+    find_runs,
     read_records,
     run_folders,
 )
@@ -310,6 +311,10 @@ def test_a_run_is_found_by_folder_name_and_beginning(tmp_path: Path) -> None:
     assert find_run(tmp_path, "a1b") == one
     assert find_run(tmp_path, "a1f/seed-1") == two[1]
     assert find_run(tmp_path, "a1") == short
+    assert find_runs(tmp_path, "a1f") == two
+    assert find_runs(tmp_path, "a1b") == [one]
+    with pytest.raises(UsageError, match="several configurations"):
+        find_runs(tmp_path, "a")
     with pytest.raises(UsageError, match="means 2 runs") as caught:
         find_run(tmp_path, "a1ff00")
     assert "a1ff00/seed-0" in str(caught.value)

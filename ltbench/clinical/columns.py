@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from ltbench import metrics
 from ltbench.clinical.calibration import Calibration, calibration, fit_temperature
 from ltbench.clinical.material import Material, read_material
 from ltbench.clinical.operating import against_rest
@@ -15,13 +17,15 @@ from ltbench.clinical.positives import declared_positives
 from ltbench.clinical.probabilities import soften
 from ltbench.clinical.referral import referral
 from ltbench.clinical.units import one_a_unit
+from ltbench.derived import code_digest, derived, inputs_digest
 from ltbench.errors import UsageError
-from ltbench.metrics import validation_summary
 from ltbench.results import RunFolder
 
 __all__ = ["CLINICAL", "Column", "clinical_numbers"]
 
 Numbers = dict[str, float | None]
+
+_CODE: Final = (*Path(__file__).parent.glob("*.py"), Path(metrics.__file__))
 
 SPECIFICITY: Final = 0.95
 SENSITIVITY: Final = 0.9
@@ -107,7 +111,7 @@ def _by_lesion(material: Material) -> float | None:
         one, _ = one_a_unit(material.test, material.group_noun)
     except UsageError:  # no groups, or a group with images of several classes
         return None
-    return float(validation_summary(one)["balanced_accuracy"])
+    return float(metrics.validation_summary(one)["balanced_accuracy"])
 
 
 def _after_temperature(before: Calibration) -> Numbers:
@@ -120,14 +124,17 @@ def _after_temperature(before: Calibration) -> Numbers:
 
 
 def _number(name: str, folder: RunFolder) -> float | None:
-    digests = folder.record().get("digests") or {}
-    return _once(folder, digests.get("val"), digests.get("test"))[name]
+    record = folder.record()
+    read = [record.get(part) for part in ("digests", "class_groups", "group_noun")]
+    digest = inputs_digest(folder, read, code_digest(_CODE))
+    return _once(folder, digest)[name]
 
 
 @lru_cache(maxsize=4096)
-def _once(folder: RunFolder, _val: str | None, _test: str | None) -> Numbers:
+def _once(folder: RunFolder, digest: str) -> Numbers:
     """All numbers of a run are computed together, for the first of its columns."""
-    return clinical_numbers(folder)
+    found: Numbers = derived(folder, "clinical", digest, lambda: clinical_numbers(folder))
+    return found
 
 
 def _column(name: str, title: str, definition: str, **how: Any) -> Column:

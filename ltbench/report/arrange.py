@@ -29,7 +29,7 @@ def single(table: Table, published: Published | None = None, title: str = "Test 
         + (f": {size}" if size else ""),
         columns=(*facts, *(_column(quantity) for quantity in table.quantities)),
         lines=tuple(lines),
-        footer=(*footer([table], names), *table.notes, *(found.notes if found else ())),
+        footer=(*footer([table], names), *table.notes, *_published_notes(published, found)),
         values=(*_values(table), *(found.values if found else ())),
     )
 
@@ -60,7 +60,7 @@ def side_by_side(
             keys_line(tables, titles, names),
             *missing,
             *notes,
-            *(found.notes if found else ()),
+            *_published_notes(published, found),
         ),
         values=(
             *(value for table in tables for value in _values(table)),
@@ -129,6 +129,15 @@ def _published_lines(found: Beside, num_facts: int) -> list[Line]:
         Line((Entry(row.label), *blanks, *map(Entry, row.texts)), published=True)
         for row in found.rows
     ]
+
+
+def _published_notes(published: Published | None, found: Beside | None) -> tuple[str, ...]:
+    """Where the figures are from, or that there are none though they were asked for."""
+    if published is None:
+        return ()
+    if found is None:
+        return ("Published figures: none of these data sets, settings and columns.",)
+    return found.notes
 
 
 def _column(quantity: Quantity) -> Column:

@@ -10,6 +10,8 @@ from ltbench.report.sheet import Line, Sheet, one_line
 
 _LONGEST_FLOAT = 40  # lines; a longer table must be able to break over pages
 _MANY_COLUMNS = 9
+# In points: a letter of small print, roughly, the gap of two columns, and a line of `article`.
+_LETTER, _GAP, _LINE = 4.1, 6.0, 345.0
 _FIRST_BEYOND_LATIN = 0x180
 
 _SPECIAL = {
@@ -52,8 +54,9 @@ _MEAN_AND_SPREAD = re.compile(r"(-?[0-9.]+) \N{PLUS-MINUS SIGN} ([0-9.]+)")
 def to_latex(sheet: Sheet) -> str:
     """A `table`, or a `longtable` where it is too long for a page; the comment says what it needs.
 
-    A table that is wider than the text is scaled to its width. Letters beyond Latin are left as
-    they are: pdfLaTeX has no glyphs for them, LuaLaTeX and XeLaTeX have those of the font.
+    A table that is wider than the text is scaled to its width; a `longtable`, which cannot be, lies
+    on its side. Letters beyond Latin are left as they are: pdfLaTeX has no glyphs for them,
+    LuaLaTeX and XeLaTeX have those of the font.
     """
     long = len(sheet.lines) > _LONGEST_FLOAT
     rows = _long(sheet) if long else _float(sheet)
@@ -75,8 +78,10 @@ def beyond_latin(text: str) -> list[str]:
 
 def _comment(sheet: Sheet, long: bool) -> list[str]:
     packages = "booktabs,longtable" if long else "booktabs,graphicx"
+    if long and _is_wide(sheet):
+        packages += ",pdflscape"
     lines = [f"% Needs: \\usepackage[T1]{{fontenc}} \\usepackage{{{packages}}}"]
-    if len(sheet.columns) > _MANY_COLUMNS:
+    if not long and len(sheet.columns) > _MANY_COLUMNS:
         lines.append("% Wide: table* spans two columns, sidewaystable (rotating) lies on its side.")
     letters = beyond_latin("".join(_texts(sheet)))
     if letters:
@@ -98,7 +103,7 @@ def _texts(sheet: Sheet) -> list[str]:
 def _float(sheet: Sheet) -> list[str]:
     return [
         r"\begin{table}[tbp]",
-        r"\centering\setlength{\tabcolsep}{3pt}",
+        r"\centering\setlength{\tabcolsep}{3pt}\setlength{\belowcaptionskip}{4pt}",
         *_caption(sheet),
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{_alignment(sheet)}}}",
@@ -113,9 +118,26 @@ def _float(sheet: Sheet) -> list[str]:
     ]
 
 
+def _is_wide(sheet: Sheet) -> bool:
+    """Whether a `longtable` is likely to be wider than the text."""
+    columns = zip(*(line.entries for line in sheet.lines), strict=True)
+    letters = [
+        max(len(column.heading), *(len(one_line(entry.text)) for entry in entries))
+        for column, entries in zip(sheet.columns, columns, strict=True)
+    ]
+    return sum(letters) * _LETTER + len(letters) * _GAP > _LINE
+
+
 def _long(sheet: Sheet) -> list[str]:
+    table = _long_table(sheet)
+    if not _is_wide(sheet):
+        return [r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}", *table, r"\endgroup"]
+    begin = r"\begin{landscape}\scriptsize\setlength{\tabcolsep}{3pt}"
+    return [begin, *table, r"\end{landscape}"]
+
+
+def _long_table(sheet: Sheet) -> list[str]:
     return [
-        r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"\begin{{longtable}}{{{_alignment(sheet)}}}",
         *[*_caption(sheet)[:-1], rf"{_caption(sheet)[-1]}\\"],
         *(r"\toprule", *_headings(sheet), r"\midrule", r"\endfirsthead"),
@@ -124,7 +146,6 @@ def _long(sheet: Sheet) -> list[str]:
         *_body(sheet),
         r"\end{longtable}",
         *_paragraphs(sheet),
-        r"\endgroup",
     ]
 
 

@@ -110,7 +110,28 @@ def _of_data(table: Table, names: Mapping[str, str], of: str) -> list[str]:
         f"Protocol notes{of}: {said(notes)}.",
         f"Groups{of}: {said(_groups)}.",
         f"Leak{of}: {said(leak)}.",
+        *([f"Means over classes{of}: {said(_averaged)}."] if any(map(_averaged, records)) else []),
+        *_ties(records, names, of),
     ]
+
+
+def _averaged(record: Record) -> str:
+    """Which classes a mean over classes leaves out; "" where it has all."""
+    test = record["metrics"]["test"]
+    averaged, total = test.get("classes_averaged") or {}, test.get("num_classes")
+    fewest = min(averaged.values(), default=None)
+    if total is None or fewest is None or fewest == total:
+        return ""
+    return f"of the {fewest} of {total} classes that have test images"
+
+
+def _ties(records: Iterable[Record], names: Mapping[str, str], of: str) -> list[str]:
+    """Rows with predictions that were decided by the order of classes."""
+    tied = [r for r in records if r["metrics"]["test"].get("num_tied")]
+    if not tied:
+        return []
+    rows = _listed(list(dict.fromkeys(names[record["key"]] for record in tied)))
+    return [f"Ties{of}: some images have several largest logits, the first was taken ({rows})."]
 
 
 def _devices(record: Record) -> str:

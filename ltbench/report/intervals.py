@@ -89,8 +89,9 @@ class _Judge:
         self._names = row_names(rows)
         self._against_best = against_best
         self._folders, self._reasons = _usable(rows)
-        self._said: dict[str, None] = {}
+        self._said: dict[str, list[str]] = {}  # headings of columns with bold, by how it was found
         self._without: dict[str, list[str]] = {}  # headings of columns without bold, by reason
+        self._alike: list[str] = []  # headings of columns where every row with an interval is bold
 
     def decide(self, quantity: Quantity) -> None:
         """Find the bold rows of one column."""
@@ -112,17 +113,27 @@ class _Judge:
                 pairs = self._against_best(rows, quantity.name)
             except LtbenchError as error:
                 reason = str(error).rstrip(".")
-                if self._damaged_found(rows):
+                if self._damaged_found(rows, quantity.name):
                     continue
                 break
             self.bold[quantity.name] = {key for key, pair in pairs.items() if _holds_0(pair)}
-            self._said[_how([pair for key, pair in pairs.items() if key != best])] = None
+            if self.bold[quantity.name] == set(rows):
+                self._alike.append(quantity.heading)
+            how = _how([pair for key, pair in pairs.items() if key != best])
+            self._said.setdefault(how, []).append(quantity.heading)
             return
         self._without.setdefault(reason, []).append(quantity.heading)
 
     def notes(self) -> list[str]:
         """How bold was decided, where it was not, and which rows are never bold."""
-        lines = list(self._said)
+        lines = [f"Bold in {', '.join(found)}: {how}" for how, found in self._said.items()]
+        if len(lines) == 1:
+            lines = [f"Bold: {how}" for how in self._said]
+        if self._alike:
+            lines.append(
+                f"No row can be told from the best in {', '.join(self._alike)}: its order there may "
+                "be chance."
+            )
         for reason, headings in self._without.items():
             lines.append(f"No bold in {', '.join(headings)}: {reason}.")
         rows_of: dict[str, list[str]] = {}
@@ -133,10 +144,10 @@ class _Judge:
             lines.append(f"Never bold, {reason}: {', '.join(names[:_MOST_NAMES])}{more}.")
         return lines
 
-    def _damaged_found(self, rows: Mapping[str, Sequence[RunFolder]]) -> bool:
+    def _damaged_found(self, rows: Mapping[str, Sequence[RunFolder]], metric: str) -> bool:
         """Whether rows had to be set aside for what their predictions are."""
         for key, runs in rows.items():
-            trouble = next(filter(None, map(_trouble, runs)), None)
+            trouble = next(filter(None, (_trouble(run, metric) for run in runs)), None)
             if trouble is not None:
                 self._reasons[key] = trouble
                 del self._folders[key]
@@ -161,14 +172,18 @@ def _usable(rows: Sequence[Row]) -> tuple[dict[str, list[RunFolder]], dict[str, 
     return folders, reasons
 
 
-def _trouble(run: RunFolder) -> str | None:
-    """What is wrong with a run's test predictions; None where nothing is."""
+def _trouble(run: RunFolder, metric: str) -> str | None:
+    """What is wrong with a run's test predictions or its record; None where nothing is."""
+    # Reads predictions and computes: imported where it is needed alone.
+    from ltbench.stats.board import check_recorded
+
     try:
         predictions = run.read_predictions("test")
+        if not np.isfinite(predictions.logits).all():
+            return f"the predictions in {run.path} hold NaN or infinite logits"
+        check_recorded(run, metric)
     except LtbenchError as error:
         return str(error).rstrip(".")
-    if not np.isfinite(predictions.logits).all():
-        return f"the predictions in {run.path} hold NaN or infinite logits"
     return None
 
 
@@ -183,7 +198,7 @@ def _how(others: Sequence[Paired]) -> str:
     span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     groups = "" if first.num_groups == first.num_images else f" in {first.num_groups} groups"
     return (
-        "Bold: not separable from the best of its column, on unrounded values: the Holm-adjusted "
+        "not separable from the best of its column, on unrounded values: the Holm-adjusted "
         f"{LEVEL_PERCENT} % interval of the paired difference contains 0 ({span} seeds, "
         f"{first.num_images} test images{groups}; {first.estimator})."
     )

@@ -46,6 +46,7 @@ class _TestRest(BaseModel):
     model_config = _STRICT
 
     num_images: _Count | None = None
+    num_classes: _Count | None = None
     num_tied: _Count | None = None
     classes_averaged: dict[str, _Count] = {}
     groups: dict[str, _Group] = {}

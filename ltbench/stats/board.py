@@ -25,6 +25,11 @@ Rows = Mapping[str, Sequence[RunFolder]]
 
 _CODE: Final = (*Path(__file__).parent.glob("*.py"), Path(metrics.__file__))
 _NUM_NAMED: Final = 3
+_SAME: Final = 1e-9  # a recorded metric and the one computed again
+_NEEDED: Final = {
+    **dict.fromkeys(("label", "method", "key", "dataset", "protocol", "split_digest"), str),
+    **{"seed": int, "train_counts": list, "metrics": dict},
+}
 
 
 class Board:
@@ -40,7 +45,7 @@ class Board:
         self, rows: Rows, *, num_resamples: int = NUM_RESAMPLES, seed: int = RANDOM_SEED
     ) -> None:
         self.num_resamples, self.seed = num_resamples, seed
-        records = {row: [(run.record(), run) for run in runs] for row, runs in rows.items()}
+        records = {row: [(_whole(run), run) for run in runs] for row, runs in rows.items()}
         self.runs: dict[str, dict[int, RunFolder]] = {}
         self._records: dict[str, dict[int, Mapping[str, Any]]] = {}
         for row, pairs in sorted(records.items()):
@@ -99,7 +104,11 @@ class Board:
         return str(next(iter(self._records[row].values())).get("label", row))
 
     def values(self, row: str, name: str, class_index: int | None = None) -> np.ndarray | None:
-        """The metric of each seed as `evaluate` gives it, (S,); None where one is undefined."""
+        """The metric of each seed as `evaluate` gives it, (S,); None where one is undefined.
+
+        Raises:
+            VerificationError: a record says another number.
+        """
         found = [self._value(row, seed, name, class_index) for seed in self.seeds(row)]
         return None if None in found else np.asarray(found, dtype=np.float64)
 
@@ -140,15 +149,16 @@ class Board:
     ) -> tuple[Estimate, tuple[int, ...]] | None:
         """The first row minus the other, over the seeds that both have, which are returned too.
 
-        Rows without a common seed are compared with all of theirs. None where the metric is
-        undefined for one of the runs.
+        Rows without two seeds in common are compared with all of theirs: one pair says nothing of
+        what seeds do, where all seeds of both do. None where the metric is undefined for one of the
+        runs.
         """
         mine, theirs = (self.values(one, name, class_index) for one in (row, other))
         if mine is None or theirs is None:
             return None
         reach = self.reach(name, class_index)
         common = tuple(seed for seed in self.seeds(row) if seed in self.runs[other])
-        if common:
+        if len(common) > 1 or (common and min(len(mine), len(theirs)) == 1):
             a, b = (self.drawn(one, name, class_index, common) for one in (row, other))
             at = [[self.seeds(one).index(seed) for seed in common] for one in (row, other)]
             return estimate(mine[at[0]] - theirs[at[1]], a - b, *reach), common
@@ -162,7 +172,9 @@ class Board:
         _ = self._predictions
         found = self._points[row, seed]
         if class_index is None:
-            return METRICS[name].read(found)
+            value = METRICS[name].read(found)
+            _check_claimed(self._records[row][seed], value, name, self.runs[row][seed])
+            return value
         value = found["per_class"][name.removeprefix("class.")][class_index]
         return None if value is None else float(value)
 
@@ -187,6 +199,7 @@ class Board:
                     seed,
                     derived.predictions_file_digest(run),
                     self._records[row][seed]["train_counts"],
+                    _recorded(self._records[row][seed]),
                 ]
                 for seed, run in found.items()
             ]
@@ -229,6 +242,43 @@ def _asked_together(name: str) -> list[str]:
     return [*(set(METRICS) - apart), *(f"class.{one}" for one in CLASS_METRICS if one != "auc")]
 
 
+def check_whole(record: Mapping[str, Any], where: str = "it") -> None:
+    """Whether a record has what comparisons read.
+
+    Raises:
+        VerificationError: a field is missing, or is not what it should be.
+    """
+    for name, kind in _NEEDED.items():
+        if not isinstance(record.get(name), kind):
+            raise VerificationError(
+                f"{where} is not a whole record: expected '{name}' as {kind.__name__}, found "
+                f"{record.get(name)!r:.40}. Restore it from a copy, or move it away and run it "
+                "again."
+            )
+
+
+def check_recorded(run: RunFolder, name: str) -> None:
+    """Whether a run's record has the metric that its test predictions give.
+
+    Raises:
+        VerificationError: it differs by more than 1e-9, or record or predictions are damaged.
+    """
+    record = _whole(run)
+    found = _evaluated(run.read_predictions("test"), record, run)
+    _check_claimed(record, METRICS[name].read(found), name, run)
+
+
+def _whole(run: RunFolder) -> dict[str, Any]:
+    record = run.record()
+    check_whole(record, str(run.path / "record.json"))
+    return record
+
+
+def _recorded(record: Mapping[str, Any]) -> dict[str, float | None]:
+    test = record["metrics"].get("test") or {}
+    return {name: metric.read(test) for name, metric in METRICS.items()}
+
+
 def _evaluated(
     predictions: Predictions, record: Mapping[str, Any], run: RunFolder
 ) -> Mapping[str, Any]:
@@ -236,6 +286,18 @@ def _evaluated(
         return evaluate(predictions, record["train_counts"])
     except VerificationError as error:
         raise VerificationError(f"{run.path / PREDICTIONS}: {error}") from error
+
+
+def _check_claimed(
+    record: Mapping[str, Any], computed: float | None, name: str, run: RunFolder
+) -> None:
+    """Tables print the record's number, and compare the predictions': they must be one."""
+    claimed = _recorded(record)[name]
+    if claimed is not None and (computed is None or abs(claimed - computed) > _SAME):
+        raise VerificationError(
+            f"{run.path}: the record says {name} {claimed}, its predictions give {computed}. "
+            "One of them was changed: restore it from a copy, or run the cell again."
+        )
 
 
 def _sorted(predictions: Predictions, run: RunFolder) -> Predictions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ltbench.errors import DataMissingError, UsageError
 from ltbench.metrics import METRICS
 from ltbench.registry import normalise, suggest
 from ltbench.results import RunFolder, read_records
-from ltbench.stats.board import Board, board_of
+from ltbench.stats.board import Board, board_of, check_whole
 from ltbench.stats.means import Mean, mean_of
 from ltbench.stats.paired import LEVEL, Paired, differences
 from ltbench.stats.scores import CLASS_METRICS
@@ -30,6 +31,7 @@ _CLASS_METRIC_OF: Final = {
     "macro_auc": "auc",
 }
 _SHORTEST_KEY: Final = 4
+_SETTINGS: Final = re.compile(r" (?=[\w.]+=)")  # values of settings may have spaces
 
 Record = Mapping[str, Any]
 
@@ -62,7 +64,8 @@ class Comparison:
     """Two rows on the test part of one protocol.
 
     Attributes:
-        first, second: labels; with the beginning of the key where both have one label.
+        first, second: labels without the settings that both have, which `notes` name; with the
+            beginning of the key where both have one label.
         seeds: of each row.
         lines: overall first, then by class; corrected within each of these families: all overall
             lines, and the lines of one metric over the classes.
@@ -132,12 +135,15 @@ def compared(
     if not 0.5 <= level < 1:
         raise UsageError(f"Expected a level from 0.5 to below 1, such as 0.95; got {level}.")
     overall, by_class = _asked(metric)
-    records, notes = read_records(results, dataset=dataset, protocol=protocol)
+    records, notes = read_records(results, dataset=dataset, protocol=protocol, keep=_kept)
     if not records:
         raise DataMissingError(
             "\n".join([*notes, f"No finished run on {dataset} in {results}. Run one first."])
         )
-    rows = _rows_of_one_protocol(records, (first, second))
+    try:
+        rows = _rows_of_one_protocol(records, (first, second))
+    except UsageError as error:
+        raise UsageError("\n".join([str(error), *notes])) from error
     if rows[0][0]["key"] == rows[1][0]["key"]:
         raise UsageError(
             f"'{first}' and '{second}' are the same row, {_row_words(rows[0][0], rows[0])}."
@@ -150,6 +156,11 @@ def compared(
     if rows[0][0]["split_digest"] != rows[1][0]["split_digest"]:
         notes.append("The two were trained on different splits; their test images are the same.")
     return _comparison(board, rows, overall, by_class, level, notes)
+
+
+def _kept(record: dict[str, Any]) -> dict[str, Any]:
+    check_whole(record)
+    return record
 
 
 def _asked(metric: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -199,21 +210,14 @@ def _comparison(
     notes: list[str],
 ) -> Comparison:
     keys = (rows[0][0]["key"], rows[1][0]["key"])
-    labels = [found[0]["label"] for found in rows]
-    if labels[0] == labels[1]:
-        labels = [f"{label} {key[:8]}" for label, key in zip(labels, keys, strict=True)]
+    labels, shared = _told_apart([found[0]["label"] for found in rows], keys)
     tested = board.tested
     classes = [c for c in range(len(tested.class_names)) if (tested.targets == c).any()]
     families: list[list[tuple[str, int | None]]] = [[(name, None) for name in overall]]
     families += [[(f"class.{name}", c) for c in classes] for name in by_class]
-    lines = [
-        line
-        for family in families
-        for line in _lines(board, keys, (labels[0], labels[1]), family, level)
-    ]
+    lines = [line for family in families for line in _lines(board, keys, labels, family, level)]
     return Comparison(
-        labels[0],
-        labels[1],
+        *labels,
         keys,
         (board.seeds(keys[0]), board.seeds(keys[1])),
         rows[0][0]["dataset"],
@@ -223,8 +227,24 @@ def _comparison(
         tested.group_noun if tested.grouped else "image",
         level,
         tuple(lines),
-        (*notes, *_alone(board)),
+        (*shared, *notes, *_alone(board)),
     )
+
+
+def _told_apart(
+    labels: Sequence[str], keys: tuple[str, str]
+) -> tuple[tuple[str, str], tuple[str, ...]]:
+    """Two names, and a note of the settings that both have, which the names then leave out."""
+    first, second = (_SETTINGS.split(label) for label in labels)
+    if first == second:
+        return (f"{labels[0]} {keys[0][:8]}", f"{labels[1]} {keys[1][:8]}"), ()
+    shared = [word for word in first[1:] if word in second[1:]]
+    names = [
+        " ".join([words[0], *(word for word in words[1:] if word not in shared)])
+        for words in (first, second)
+    ]
+    note = (f"Both rows: {', '.join(shared)}.",) if shared else ()
+    return (names[0], names[1]), note
 
 
 def _alone(board: Board) -> list[str]:
@@ -280,13 +300,18 @@ def _line(
     tested = board.tested
     if index is None:
         of_class, images, groups, where = None, len(tested.ids), tested.num_groups, tested.said()
+        named = None
     else:
-        of_class = tested.class_names[index]
+        of_class = named = tested.class_names[index]
         images, groups = int((tested.targets == index).sum()), int(tested.holds[:, index].sum())
-        where = f"{images} {of_class} test image{'s' if images > 1 else ''}"
+        plural = "s" if images > 1 else ""
+        where = f"{images} {of_class} test image{plural}"
+        if not of_class[:1].isalpha():  # "52 0 test images" could not be read
+            named = f"class {of_class}"
+            where = f"{images} test image{plural} of {named}"
         if tested.grouped:
             where += f" of {groups} {tested.group_noun}{'s' if groups > 1 else ''}"
-    what: Measured = measured(name, where, of_class)
+    what: Measured = measured(name, where, named)
     return Line(
         name.removeprefix("class."),
         of_class,

@@ -52,7 +52,7 @@ class Estimate:
         sampling: variance of drawing test images.
         freedom: degrees of freedom of `sampling`; 0 where the images can tell nothing.
         seeds: (variance, degrees of freedom) of drawing seeds; one pair for paired seeds, two for
-            two rows without common seeds, none for a single seed.
+            two rows whose seeds are not paired, none for a single seed.
             See `moderation` for those of a table.
         both: the part of `sampling` that is in `seeds` too.
     """
@@ -114,7 +114,7 @@ class Estimate:
         return None if width is None or error is None else width + float(ndtri(POWER)) * error
 
     def minus(self, other: Estimate, sampling: float) -> Estimate:
-        """The difference of two rows without common seeds.
+        """The difference of two rows whose seeds are not paired.
 
         Args:
             sampling: variance of the difference when images are drawn, the same for both.

@@ -15,7 +15,10 @@ in Microarray Experiments, Statistical Applications in Genetics and Molecular Bi
 article 3, section 6.2.
 
 Departures: d0 + d is at most (S - 1) (rows - 1), the degrees of freedom that the runs have in all,
-since pairs that share a row are not independent; s0^2 is then the plain mean.
+since pairs that share a row are not independent; s0^2 is then the plain mean. Pairs whose
+difference is the same for every seed, as that of accuracies on few images may be, are drawn towards
+s0^2 like the others but left out of the fit: the logarithm of their 0, or of what rounding made of
+it, would decide it alone (limma puts 1e-5 of the median in its place).
 """
 
 from __future__ import annotations
@@ -28,24 +31,23 @@ import numpy as np
 from ltbench.stats.crossed import Estimate
 
 _FEWEST_PAIRS = 3
+_ROUNDING = 1e-12  # of the largest variance: less is what rounding makes of 0
 
 
 def moderated(estimates: Sequence[Estimate], num_rows: int) -> list[Estimate]:
     """The same differences, their seeds' variances fitted together.
 
     Args:
-        estimates: of pairs of rows, in one metric; those without common seeds stay as they are.
+        estimates: of pairs of rows, in one metric; those of unpaired seeds stay as they are.
         num_rows: of the table.
     """
-    found = [
-        (index, *one.seeds[0])
-        for index, one in enumerate(estimates)
-        if len(one.seeds) == 1 and one.seeds[0][0] > 0
-    ]
-    if len(found) < _FEWEST_PAIRS:
+    found = [(index, *one.seeds[0]) for index, one in enumerate(estimates) if len(one.seeds) == 1]
+    variances, freedoms = (np.array([one[i] for one in found], dtype=np.float64) for i in (1, 2))
+    vary = variances > _ROUNDING * variances.max(initial=0.0)
+    if vary.sum() < _FEWEST_PAIRS:
         return list(estimates)
-    variances, freedoms = (np.array([one[i] for one in found]) for i in (1, 2))
-    prior, prior_freedom = _prior(variances, freedoms, float(freedoms.mean()) * (num_rows - 2))
+    most = float(freedoms.mean()) * (num_rows - 2)
+    prior, prior_freedom = _prior(variances[vary], freedoms[vary], most)
     made = list(estimates)
     for (index, *_), variance, freedom in zip(found, variances, freedoms, strict=True):
         total = float(prior_freedom + freedom)

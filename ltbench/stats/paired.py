@@ -31,7 +31,7 @@ class Paired:
             None with one; `standard_error_sampling` of drawing other test images.
         detectable: the smallest difference that such a comparison, on its own, would find with a
             probability of 80 %.
-        num_seeds: that both rows have, paired by number; where they have none in common, how many
+        num_seeds: that both rows have, paired by number; where they are not paired, how many
             the row with fewer has, and `seeds_paired` is False.
         num_images, num_groups: of the test part; each image is a group where none are known.
         num_comparisons: that Holm's correction is over.
@@ -234,7 +234,7 @@ def _words(
         if num_rows > 2:
             seeds += ", whose variance is fitted to all pairs together"
     else:
-        seeds = "crossed with the seeds of each row, none of which is in both"
+        seeds = "crossed with the seeds of each row, unpaired as fewer than two are in both"
     over = f"Holm over {num_comparisons} comparisons"
     if num_comparisons < 2:
         over = "a single comparison"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final, Literal
@@ -14,15 +15,20 @@ from tabulate import tabulate
 from ltbench.metrics import METRICS
 from ltbench.stats.comparing import Comparison, Line
 from ltbench.stats.means import Mean
-from ltbench.stats.sentences import metric_words
+from ltbench.stats.sentences import decimals, metric_words, rounded
 
 Format = Literal["md", "csv", "html"]
 
 _UNDEFINED: Final = "n/a"
 _MINUS: Final = "\N{MINUS SIGN}"
 _MARKDOWN = str.maketrans(
-    {mark: f"\\{mark}" for mark in "\\|_*`["}
-    | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "}
+    {mark: f"\\{mark}" for mark in "\\|_*`[~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+)
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # would end a row, or cannot be printed
+_HEAD: Final = (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+    "<style>body {{ font-family: sans-serif; }} table {{ border-collapse: collapse; }} "
+    "th, td {{ padding: 0.2em 0.6em; text-align: right; }}</style>\n</head>\n<body>\n"
 )
 
 
@@ -65,7 +71,7 @@ def _table(lines: Sequence[Line], found: Comparison) -> list[dict[str, str]]:
             found.first: _mean_text(line.first, line),
             found.second: _mean_text(line.second, line),
             "difference": _number(paired.difference, line, sign=True),
-            f"{100 * found.level:g} % interval (Holm)": _interval(paired.low, paired.high, line),
+            f"{100 * found.level:g} % interval (Holm)": _difference_interval(line),
             "p (Holm)": _p(paired.p_adjusted),
             "SE seeds": _number(paired.standard_error_seeds, line),
             "SE test images": _number(paired.standard_error_sampling, line),
@@ -103,9 +109,9 @@ def _unpaired(found: Comparison) -> str:
     mine, theirs = map(set, found.seeds)
     if mine == theirs:
         return ""
-    if mine & theirs:
+    if all(line.paired.seeds_paired for line in found.lines):
         return " Means are over all of a row's seeds, differences over those that both have."
-    return " None is in both: each row's seeds count as drawn by themselves."
+    return " Fewer than two are in both: each row's seeds count as drawn by themselves."
 
 
 def _csv(found: Comparison) -> str:
@@ -143,7 +149,8 @@ def _html(parts: Sequence[tuple[str | None, Any]], said: Sequence[str]) -> str:
                 str(tabulate(table, headers="keys", tablefmt="html", disable_numparse=True))
             )
     items = "\n".join(f"<li>{html.escape(line)}</li>" for line in said)
-    return "\n".join([*shown, f"<ul>\n{items}\n</ul>"]) + "\n"
+    head = _HEAD.format(title=html.escape(next(text for text, _ in parts if text)))
+    return head + "\n".join([*shown, f"<ul>\n{items}\n</ul>"]) + "\n</body>\n</html>\n"
 
 
 def _markdown(table: Any) -> str:
@@ -162,6 +169,13 @@ def _mean_text(mean: Mean, line: Line) -> str:
     return text if mean.low is None else f"{text} ({_interval(mean.low, mean.high, line)})"
 
 
+def _difference_interval(line: Line) -> str:
+    """Rows that are equal on every image and seed do not show that 0 is certain."""
+    paired = line.paired
+    known = bool(paired.standard_error)
+    return _interval(paired.low, paired.high, line) if known else _UNDEFINED
+
+
 def _interval(low: float | None, high: float | None, line: Line) -> str:
     if low is None or high is None:
         return _UNDEFINED
@@ -171,8 +185,9 @@ def _interval(low: float | None, high: float | None, line: Line) -> str:
 def _number(value: float | None, line: Line, *, sign: bool = False) -> str:
     if value is None:
         return _UNDEFINED
-    text = f"{100 * value:.1f}" if _is_rate(line) else f"{value:.4f}"
-    text = f"+{text}" if sign and value > 0 else text
+    places = decimals(line.paired)
+    text = rounded(100 * value, places) if _is_rate(line) else rounded(value, 4)
+    text = f"+{text}" if sign and float(text) > 0 else text
     return text.replace("-", _MINUS)
 
 
@@ -192,4 +207,4 @@ def _p(value: float | None) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.translate(_MARKDOWN)
+    return _BREAKS.sub(" ", text).translate(_MARKDOWN)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ltbench.metrics import METRICS
 from ltbench.stats.paired import Paired
+
+_FINE: Final = 0.002  # a standard error, as a fraction
 
 
 @dataclass(frozen=True)
@@ -50,27 +53,27 @@ def verdict(row: str, other: str, what: Measured, found: Paired) -> str:
     if found.low is None or found.high is None or not found.standard_error:
         return (
             f"{row} is not separable from {other} in {what.name} with {what.where}: too few, or "
-            f"none that any resample changes (difference {_signed(found.difference, what)})."
+            f"none that any resample changes (difference {_signed(found.difference, what, found)})."
         )
     interval = (
-        f"{100 * found.level:g} % interval {_number(found.low, what)} to "
-        f"{_number(found.high, what)}{_corrected(found)}"
+        f"{100 * found.level:g} % interval {_number(found.low, what, found)} to "
+        f"{_number(found.high, what, found)}{_corrected(found)}"
     )
     if not found.separable:
         return (
             f"{row} is not separable from {other} in {what.name} with {what.where} (difference "
-            f"{_signed(found.difference, what)}, {interval}; {_seeds(found)})."
+            f"{_signed(found.difference, what, found)}, {interval}; {_seeds(found)})."
         )
     better = (found.difference > 0) == what.higher_is_better
     size = abs(found.difference)
     low, high = sorted((abs(found.low), abs(found.high)))
     interval = (
-        f"{100 * found.level:g} % interval {_number(low, what)} to {_number(high, what)}"
-        f"{_corrected(found)}"
+        f"{100 * found.level:g} % interval {_number(low, what, found)} to "
+        f"{_number(high, what, found)}{_corrected(found)}"
     )
     return (
         f"{row} is {'better' if better else 'worse'} than {other} in {what.name} by "
-        f"{_amount(size, what)} ({interval}; {_seeds(found)}, {what.where})."
+        f"{_amount(size, what, found)} ({interval}; {_seeds(found)}, {what.where})."
     )
 
 
@@ -79,11 +82,11 @@ def smallest_gain(what: Measured, found: Paired) -> str:
     if found.detectable is None:
         return f"What difference in {what.name} {what.where} could show cannot be told."
     if what.percent and found.detectable >= 1:
-        return f"No difference in {what.name} is large enough for {what.where} and {_seeds(found)}."
+        return f"No difference in {what.name} is large enough for {what.where} ({_seeds(found)})."
     return (
-        f"The smallest difference in {what.name} that {what.where} and {_seeds(found)} could show "
-        f"is {_amount(found.detectable, what)} (80 % power at {100 * found.level:g} %, "
-        "uncorrected)."
+        f"The smallest difference in {what.name} that {what.where} could show is "
+        f"{_amount(found.detectable, what, found)} ({_seeds(found)}; 80 % power at "
+        f"{100 * found.level:g} %, uncorrected)."
     )
 
 
@@ -99,13 +102,25 @@ def _seeds(found: Paired) -> str:
     return f"{found.num_seeds} {'paired seeds' if found.seeds_paired else 'seeds a row, unpaired'}"
 
 
-def _amount(value: float, what: Measured) -> str:
-    return f"{_number(value, what)} points" if what.percent else _number(value, what)
+def decimals(found: Paired) -> int:
+    """Of rates in percent and of their differences: two where one would round the error to 0."""
+    return 2 if found.standard_error is not None and found.standard_error < _FINE else 1
 
 
-def _signed(value: float, what: Measured) -> str:
-    return f"{100 * value:+.1f} points" if what.percent else f"{value:+.4f}"
+def rounded(value: float, places: int) -> str:
+    """In decimals, without a minus before 0."""
+    return f"{round(value, places) + 0.0:.{places}f}"
 
 
-def _number(value: float, what: Measured) -> str:
-    return f"{100 * value:.1f}" if what.percent else f"{value:.4f}"
+def _amount(value: float, what: Measured, found: Paired) -> str:
+    text = _number(value, what, found)
+    return f"{text} points" if what.percent else text
+
+
+def _signed(value: float, what: Measured, found: Paired) -> str:
+    text = _amount(value, what, found)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _number(value: float, what: Measured, found: Paired) -> str:
+    return rounded(100 * value, decimals(found)) if what.percent else rounded(value, 4)

@@ -18,6 +18,7 @@ from made_runs import COUNTS, predictions, run_folder
 
 import ltbench
 from ltbench import stored_predictions
+from ltbench.clinical import columns
 from ltbench.clinical.calibration import fit_temperature
 from ltbench.clinical.columns import CLINICAL, clinical_numbers
 from ltbench.clinical.evaluation import EvalOptions, evaluation
@@ -291,6 +292,22 @@ def test_few_images_never_break_it(tmp_path_factory, parts, rule, temperature):
     assert set(clinical_numbers(run)) == set(CLINICAL)
 
 
+def test_columns_are_computed_once_for_what_they_were_computed_from(tmp_path, monkeypatch):
+    run, column = run_folder(tmp_path), CLINICAL["positive_auc"]
+    calls = []
+    monkeypatch.setattr(
+        columns, "clinical_numbers", lambda folder: calls.append(1) or clinical_numbers(folder)
+    )
+    value = column.value(run)
+    columns._once.cache_clear()  # as in another process
+    assert column.value(run) == value
+    assert len(calls) == 1
+    record = run.record() | {"class_groups": {}}
+    write_json(run.path / "record.json", record)
+    assert column.value(run) is None
+    assert len(calls) == 2
+
+
 def test_the_command_prints_a_report(bench, run, cost_file, tmp_path):
     asked = ["--by", "sex", "--by", "lesion", "--cost", cost_file, "--prior", "backward:50"]
     answer = bench("eval", run.path, *asked, "--temperature")
@@ -314,6 +331,8 @@ def test_the_command_prints_json(bench, tmp_path):
     assert json.loads(one.out) == json.loads(json.dumps(ltbench.evaluate_run(runs[0].path)))
     two = bench("eval", *(run.path for run in runs), "--json")
     assert set(json.loads(two.out)) == {"runs", "over_seeds"}
+    key = bench("eval", runs[0].name.partition("/")[0], "--results", tmp_path, "--json")
+    assert json.loads(key.out) == json.loads(two.out)
     text = bench("eval", *(run.path for run in runs))
     assert "seeds 0, 1" in text.out
 

@@ -44,8 +44,9 @@ def test_areas_are_those_of_the_record(run):
     assert f"mean AUC {mean:.4f} over 4 classes" in sketch.alt
 
 
-def test_the_area_below_the_drawn_steps_is_the_average_precision(run):
-    folder = run()
+@pytest.mark.parametrize("strength", [2.0, 0.1])
+def test_the_area_below_the_drawn_steps_is_the_average_precision(run, strength):
+    folder = run(strength=strength)
     test, _ = parts(folder)
     probabilities, _ = softmax(np.asarray(test.logits, dtype=np.float64))
     sketch = by_name(run_sketches(folder))["precision_recall"]
@@ -56,6 +57,7 @@ def test_the_area_below_the_drawn_steps_is_the_average_precision(run):
         expected = average_precision_score(test.targets == c, probabilities[:, c])
         x, y = line.get_xydata().T
         assert line.get_drawstyle() == "steps-pre"
+        assert y[0] == y[1], "no spike at recall 0"
         assert float((np.diff(x) * y[1:]).sum()) == pytest.approx(expected, abs=1e-12)
         prevalence = float((test.targets == c).mean())
         assert f"{NAMES[c]}: {expected:.3f} ({prevalence:.3f})" in shown
@@ -72,6 +74,16 @@ def test_operating_points_are_those_of_eval(run):
         expected = 1 - point.test.specificity.value, point.test.sensitivity.value
         assert curve.point == pytest.approx(expected, abs=1e-12)
     assert "95 % specificity" in by_name(run_sketches(folder))["roc"].caption
+
+
+def test_scores_at_the_threshold_are_called_positive(run):
+    test, _ = parts(run())
+    curves, _, _ = roc_curves(test, test, (500, 120, 40, 9, 3))
+    for c, curve in zip(PRESENT, curves, strict=True):
+        positive = Positive(NAMES[c], (NAMES[c],), (c,))
+        (point,) = against_rest(test, test, positive, specificities=(0.95,)).points
+        assert 1 - curve.point[0] == pytest.approx(point.test.specificity.value, abs=1e-12)
+        assert curve.point[1] == point.test.sensitivity.value
 
 
 def test_without_validation_there_is_no_point(run):

@@ -184,6 +184,27 @@ def test_a_long_latex_table_breaks_over_pages():
     assert "booktabs,longtable" in text.splitlines()[0]
 
 
+def many_classes():
+    """Three rows of two seeds, twenty classes."""
+    rates = dict.fromkeys(("precision", "sensitivity", "specificity", "f1", "auc"), [0.5] * 20)
+    counts = {"support": [9] * 20, "train_count": [900] * 20}
+    of_classes = {"class_names": [f"class {i}" for i in range(20)], **counts, **rates}
+    metrics = made_metrics(0.5, per_class=of_classes)
+    return [
+        made(f"method {row}", key=f"{row}" * 16, seed=seed, metrics=metrics)
+        for row in range(3)
+        for seed in (0, 1)
+    ]
+
+
+def test_a_long_latex_table_that_is_wide_lies_on_its_side():
+    wide = written(sheets(many_classes(), classes=True)[1:], "latex")
+    assert "pdflscape" in wide.splitlines()[0]
+    assert wide.count(r"\begin{landscape}") == wide.count(r"\end{landscape}") == 1
+    narrow = comparison([made("ce", key=f"{i:016d}") for i in range(60)], metrics=["accuracy"])
+    assert "landscape" not in to_latex(narrow[0])
+
+
 def test_latex_says_which_engine_its_letters_need():
     def comment(label):
         text = to_latex(comparison([made(label)])[0])
@@ -195,11 +216,11 @@ def test_latex_says_which_engine_its_letters_need():
 
 
 LATIN = r"""\documentclass{article}
-\usepackage[T1]{fontenc}\usepackage{lmodern}\usepackage{booktabs,graphicx,longtable}
+\usepackage[T1]{fontenc}\usepackage{lmodern}\usepackage{booktabs,graphicx,longtable,pdflscape}
 \begin{document}\input{table.tex}\end{document}
 """
 ANY_LETTERS = r"""\documentclass{article}
-\usepackage{fontspec}\setmainfont{DejaVu Serif}\usepackage{booktabs,graphicx,longtable}
+\usepackage{fontspec}\setmainfont{DejaVu Serif}\usepackage{booktabs,graphicx,longtable,pdflscape}
 \begin{document}\input{table.tex}\end{document}
 """
 
@@ -239,6 +260,14 @@ def test_latex_compiles(layout, tmp_path):
 def test_long_latex_compiles(tmp_path):
     records = [made(f"[row] *{i}*", key=f"{i:016d}") for i in range(60)]
     compiled("pdflatex", LATIN, to_latex(comparison(records)[0]), tmp_path)
+
+
+@pytest.mark.services
+def test_a_wide_long_table_fits_its_page(tmp_path):
+    text = written(sheets(many_classes(), classes=True)[1:], "latex")
+    compiled("pdflatex", LATIN, text, tmp_path)
+    again = compiled("pdflatex", LATIN, text, tmp_path)  # columns have their widths by now
+    assert "too wide" not in again
 
 
 @pytest.mark.services

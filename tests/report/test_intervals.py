@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from ltbench.report.intervals import with_bold
 from ltbench.report.reading import read
 from ltbench.report.tables import comparison, sheets
 from ltbench.results import PREDICTIONS
+from ltbench.stats.paired import against_best
 
 
 class StandIn:
@@ -137,6 +139,40 @@ def test_side_by_side_notes_name_their_data_set(board):
     )
     assert "On isic2019: no bold: there is one row only." in sheet.footer
     assert any(line.startswith("On isic2018: bold: not separable") for line in sheet.footer)
+
+
+def test_a_changed_record_sets_its_row_aside(board):
+    """The number that is printed is the record's, the interval of the predictions."""
+    table = table_of(board)
+    (row,) = (row for row in table.rows if row.label == "ce")
+    file = Path(row.records[0]["folder"]) / "record.json"
+    record = json.loads(file.read_text())
+    record["metrics"]["test"]["accuracy"] -= 0.01
+    file.write_text(json.dumps(record))
+    table = with_bold(table_of(board), against_best)
+    assert "ce" not in bold_rows(table)
+    assert "ecl" in bold_rows(table)
+    assert any("the record says accuracy" in note and ": ce." in note for note in table.notes)
+
+
+def test_columns_that_were_decided_otherwise_are_named(board):
+    def otherwise(rows, metric):
+        pairs = StandIn("ecl", ce=(-0.1, 0.1), focal=(-0.1, 0.1))(rows, metric)
+        for pair in pairs.values():
+            pair.estimator = f"made up for {metric}"
+        return pairs
+
+    notes = with_bold(table_of(board, "accuracy", "macro_f1"), otherwise).notes
+    assert [note.partition(":")[0] for note in notes] == [
+        "Bold in Acc (%)",
+        "Bold in F1 (%)",
+        "No row can be told from the best in Acc (%), F1 (%)",
+    ]
+
+
+def test_no_order_is_said_to_be_chance_where_one_row_is_worse(board):
+    table = with_bold(table_of(board), StandIn("ecl", ce=(-0.2, -0.1), focal=(-0.1, 0.1)))
+    assert not any("No row can be told" in note for note in table.notes)
 
 
 def test_predictions_with_nan_set_their_row_aside(board):

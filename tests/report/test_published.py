@@ -120,6 +120,13 @@ def test_published_rows_stand_below_and_apart():
     assert sheet.lines[0] == sheets([isic(), isic("isic2019")], "paper")[0].lines[0]
 
 
+def test_that_there_are_none_is_said():
+    (sheet,) = sheets([made(dataset="digits_lt")], published=Published(MADE))
+    assert "Published figures: none of these data sets, settings and columns." in sheet.footer
+    (sheet,) = sheets([made(dataset="digits_lt")])
+    assert not any(line.startswith("Published") for line in sheet.footer)
+
+
 def test_another_protocol_is_said():
     _, sheet = shown([isic(protocol="group")], Published(MADE))
     line = next(line for line in sheet.footer if line.startswith("Not of our rows' protocol"))

@@ -164,6 +164,18 @@ def test_batchnorm_is_told_where_a_row_had_several_devices():
     assert "BatchNorm: not recorded." in "\n".join(table.footer)
 
 
+def test_classes_without_test_images_and_ties_are_told():
+    averaged = {"classes_averaged": {"macro_f1": 6, "macro_auc": 6}, "num_classes": 8}
+    rows = [made(metrics=made_metrics(0.8, **averaged, num_tied=0))]
+    rows.append(made("ecl", ECL, metrics=made_metrics(0.9, **averaged, num_tied=2)))
+    (table,) = comparison(rows)
+    assert "Means over classes: of the 6 of 8 classes that have test images." in table.footer
+    (ties,) = (line for line in table.footer if line.startswith("Ties"))
+    assert ties.endswith("(ecl).")
+    (whole,) = comparison(RECORDS)
+    assert not any(line.startswith(("Means over classes", "Ties")) for line in whole.footer)
+
+
 def test_a_metric_undefined_for_one_seed_is_undefined_for_the_row():
     records = [made(seed=0, metrics=made_metrics(0.8, macro_auc=0.9)), made(seed=1)]
     (table,) = comparison(records, metrics=["macro_auc"])

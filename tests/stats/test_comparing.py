@@ -12,7 +12,9 @@ import pytest
 
 import ltbench
 from ltbench.errors import DataMissingError, UsageError
+from ltbench.stats import comparing
 from ltbench.stats.paired import Paired
+from ltbench.stats.rendering import render
 from ltbench.stats.sentences import measured, smallest_gain, verdict
 from ltbench.testing.made_runs import made_predictions, made_run
 
@@ -63,6 +65,30 @@ def test_overall_and_by_class(runs):
     assert found.lines[0].sentences[0].startswith("ecl is better than ce in accuracy by ")
 
 
+def test_names_that_are_numbers_and_rows_that_are_equal(tmp_path):
+    names = ("0", "~1 $x$\x0b`", "c")
+    for label, key in (("ecl", "a"), ("ce", "b")):
+        made = made_predictions(TARGETS, names, strength=1.0, seed=[5], groups=GROUPS)
+        made_run(tmp_path, label, 0, made, key=key * 16)
+    found = ltbench.compare("ecl", "ce", "made", metric="sensitivity", results=tmp_path)
+    said = found.lines[0].sentences[0]
+    assert "in sensitivity of class 0 with 60 test images of class 0 of 30 lesions" in said
+    text = render(found, "md")
+    (line,) = (line for line in text.splitlines() if line.startswith("| 0"))
+    assert "0.0 to 0.0" not in line, "that no image tells them apart does not make 0 certain"
+    assert "| \\~1 \\$x\\$ \\`" in text
+
+
+def test_records_that_are_not_whole_are_left_out(runs, bench):
+    (one, *_) = runs.glob("made/*/ecl@authors/*/seed-0/record.json")
+    one.write_text('{"schema_version": 1}')
+    assert bench("compare", "ecl", "ce", "--dataset", "made", "--results", runs).code == 0
+    shutil.rmtree(one.parents[1] / "seed-1")
+    answer = bench("compare", "ecl@authors", "ce", "--dataset", "made", "--results", runs)
+    assert answer.code == 2
+    assert "it is not a whole record: expected 'label'" in answer.err
+
+
 def test_sentences_say_n_and_how(runs):
     found = ltbench.compare("dddd", "ce", "made", metric="sensitivity", results=runs)
     rare = found.lines[2].sentences
@@ -73,7 +99,7 @@ def test_sentences_say_n_and_how(runs):
     assert "95 % interval" in rare[0]
     assert rare[0].endswith("Holm-adjusted over 3 comparisons; 3 paired seeds).")
     assert rare[1].startswith("The smallest difference in sensitivity of Grün_| that 12 Grün_| ")
-    assert rare[1].endswith("(80 % power at 95 %, uncorrected).")
+    assert rare[1].endswith("(3 paired seeds; 80 % power at 95 %, uncorrected).")
 
 
 def test_one_metric(runs):
@@ -93,6 +119,21 @@ def test_rows_are_found_by_label_or_key(runs):
     assert ltbench.compare("ecl@authors", "ce", "made", results=runs).first == "ecl@authors"
     found = ltbench.compare("dddd", "ce", "made", results=runs)
     assert found.first == "ecl method.temperature=0.2"
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "note"),
+    [
+        (("ecl a=1 b=[1, 2]", "ce b=[1, 2] c=3"), ("ecl a=1", "ce c=3"), ("Both rows: b=[1, 2].",)),
+        (("ecl b=[1, 2]", "ecl b=[1, 3]"), ("ecl b=[1, 2]", "ecl b=[1, 3]"), ()),
+        (("ecl a=1", "ce"), ("ecl a=1", "ce"), ()),
+        (("ecl a=1", "ce a=1"), ("ecl", "ce"), ("Both rows: a=1.",)),
+        (("ecl a=1 b=2", "ecl a=1"), ("ecl b=2", "ecl"), ("Both rows: a=1.",)),
+        (("ecl a=1", "ecl a=1"), ("ecl a=1 aaaaaaaa", "ecl a=1 bbbbbbbb"), ()),
+    ],
+)
+def test_settings_that_both_have_are_said_once(labels, names, note):
+    assert comparing._told_apart(labels, ("aaaaaaaaaa", "bbbbbbbbbb")) == (names, note)
 
 
 def test_rows_that_cannot_be_told(runs):
@@ -160,6 +201,8 @@ def test_csv_html_json(bench, runs, tmp_path):
     assert lines[6]["of_class"] == NAMES[1]
     assert float(lines[0]["paired_low"]) < float(lines[0]["paired_difference"])
     page = bench(*common, "--format", "html").out
+    assert page.startswith("<!DOCTYPE html>"), "a file by itself needs its encoding said"
+    assert '<meta charset="utf-8">' in page
     assert "a, b &amp; &lt;c&gt;" in page
     assert "<c>" not in page
     facts = json.loads(bench(*common, "--json").out)
@@ -216,13 +259,16 @@ def test_sentences():
         "points, 95 % interval -1.0 to 3.3; one seed, other seeds not covered)."
     )
     assert smallest_gain(rare, paired()) == (
-        "The smallest difference in sensitivity of DF that 23 DF test images and 5 paired seeds "
-        "could show is 1.4 points (80 % power at 95 %, uncorrected)."
+        "The smallest difference in sensitivity of DF that 23 DF test images could show is "
+        "1.4 points (5 paired seeds; 80 % power at 95 %, uncorrected)."
     )
     assert smallest_gain(rare, paired(detectable=1.2)).startswith("No difference in sensitivity of")
     nothing = paired(low=None, high=None, detectable=None, standard_error=None)
     assert "too few" in verdict("ecl", "ce", rare, nothing)
     assert "cannot be told" in smallest_gain(rare, nothing)
+    fine = paired(difference=-0.0007, low=-0.0024, high=0.001, standard_error=0.0005)
+    assert "-0.07 points, 95 % interval -0.24 to 0.10" in verdict("ecl", "ce", what, fine)
+    assert "+0.0 points" in verdict("ecl", "ce", what, paired(difference=-1e-17, low=-0.1))
     assert "no sensitivity of DF that is defined" in verdict(
         "a", "b", rare, paired(difference=None)
     )

@@ -174,6 +174,20 @@ def test_the_fit_finds_what_made_the_variances():
     assert np.median(drawn / true) == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.parametrize("nothing", [0.0, 1e-34])
+def test_a_pair_without_spread_does_not_decide_the_fit(nothing):
+    """A difference of accuracies on few images is easily the same for every seed."""
+    random = np.random.default_rng(0)
+    variances = random.chisquare(4, 45) / 4
+    variances[0] = nothing  # as it is, or as rounding leaves it
+    fitted = moderated(of_seeds(variances), 10)
+    ((variance, freedom),) = fitted[1].seeds
+    assert freedom > 20
+    assert 0.6 < variance < 1.4
+    ((variance, _),) = fitted[0].seeds
+    assert 0.6 < variance < 1.4, "one pair alone knows no better than all of them"
+
+
 def test_few_pairs_and_single_seeds_stay():
     few = of_seeds([1.0, 2.0])
     assert moderated(few, 3) == few

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -191,11 +192,22 @@ def test_no_seed_in_common(tmp_path):
     b = row(tmp_path, "b", 1.0, seeds=(3, 4))
     found = against_best({"a": a, "b": b}, "accuracy")["b"]
     assert not found.seeds_paired
-    assert "none of which is in both" in found.estimator
+    assert "fewer than two are in both" in found.estimator
     assert found.low < found.difference < found.high
     values = [[r.record()["metrics"]["test"]["accuracy"] for r in runs] for runs in (a, b)]
     variance = sum(np.var(v, ddof=1) / len(v) for v in values)
     assert found.standard_error_seeds == pytest.approx(variance**0.5)
+
+
+def test_one_seed_in_common_of_several(tmp_path):
+    """One pair knows nothing of what seeds do; all seeds of both rows do."""
+    a = row(tmp_path, "a", 2.0, seeds=(0, 1, 2))
+    b = row(tmp_path, "b", 1.0, seeds=(2, 3, 4))
+    found = against_best({"a": a, "b": b}, "accuracy")["b"]
+    values = [[r.record()["metrics"]["test"]["accuracy"] for r in runs] for runs in (a, b)]
+    assert found.difference == pytest.approx(np.mean(values[1]) - np.mean(values[0]))
+    assert found.standard_error_seeds is not None
+    assert not found.seeds_paired
 
 
 def test_one_seed_says_what_it_does_not_cover(tmp_path):
@@ -306,7 +318,8 @@ def test_it_is_kept_and_read_again(tmp_path, monkeypatch):
 def test_other_predictions_are_computed_again(tmp_path):
     rows = made_rows(tmp_path, {"a": 1.0, "b": 1.5})
     first = against_best(rows, "macro_f1")
-    rows["a"][0].write_predictions({"test": predictions(3.0, 99)})
+    shutil.rmtree(rows["a"][0].path)
+    made_run(tmp_path, "a", 0, predictions(3.0, 99), key=rows["a"][0].path.parent.name)
     assert against_best(rows, "macro_f1")["a"] != first["a"]
 
 
@@ -353,13 +366,25 @@ def test_names_and_rows_that_cannot_be(tmp_path):
         against_best({"a": [*rows["a"], rows["a"][0]]}, "accuracy")
 
 
-def test_points_are_of_the_stored_predictions_not_of_the_record(tmp_path):
+def test_a_record_that_says_another_number_is_refused(tmp_path):
+    """Tables print the record's, and bold is of the predictions."""
     rows = made_rows(tmp_path, {"a": 1.0, "b": 1.5})
     record = rows["a"][0].record() | {"metrics": {"test": {"accuracy": 1.0}, "val": None}}
     (rows["a"][0].path / "record.json").write_text(json.dumps(record))
-    values = Board(rows).values("a", "accuracy")
+    with pytest.raises(VerificationError, match=r"the record says accuracy 1\.0, its pred.* 0\.6"):
+        against_best(rows, "accuracy")
     stored = evaluate(rows["a"][0].read_predictions("test"), record["train_counts"])
-    assert values[0] == stored["accuracy"] < 1
+    assert Board(rows).values("a", "macro_f1")[0] == stored["macro_f1"], "which it does not say"
+
+
+def test_what_was_kept_does_not_hide_a_changed_record(tmp_path):
+    rows = made_rows(tmp_path, {"a": 1.0, "b": 1.5})
+    against_best(rows, "accuracy")
+    record = rows["a"][0].record()
+    record["metrics"]["test"]["accuracy"] += 1e-6
+    (rows["a"][0].path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(VerificationError, match="the record says"):
+        against_best(rows, "accuracy")
 
 
 def test_results_that_cannot_be_written_to(tmp_path, monkeypatch):
