@@ -131,8 +131,8 @@ class _Judge:
             lines = [f"Bold: {how}" for how in self._said]
         if self._alike:
             lines.append(
-                f"No row can be told from the best in {', '.join(self._alike)}: its order there may "
-                "be chance."
+                f"No row can be told from the best in {', '.join(self._alike)}: the order there "
+                "may be chance."
             )
         for reason, headings in self._without.items():
             lines.append(f"No bold in {', '.join(headings)}: {reason}.")
