@@ -112,7 +112,9 @@ def test_closing_tells_the_jobs_and_waits(tmp_path):
     jobs = [job("quick", int, tmp_path), job("slow", wait_for_sigusr1, tmp_path, started, told)]
     ends = LocalLauncher([{}, {}]).run(jobs)
     assert next(ends).job.name == "quick"
+    deadline = time.monotonic() + 60
     while not started.exists() or not started.read_text():
+        assert time.monotonic() < deadline, "the slow job never began"
         time.sleep(0.01)
     ends.close()
     assert told.exists()
