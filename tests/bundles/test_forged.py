@@ -307,19 +307,21 @@ def test_a_pickle_in_the_predictions(forger, board, tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-def lying_header(shape):
+def lying_header(shape, descr="<f4", data=bytes(16)):
     """An array whose header asks for more memory than there is."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        buffer, {"descr": descr, "fortran_order": False, "shape": shape}
     )
-    return buffer.getvalue() + bytes(16)
+    return buffer.getvalue() + data
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
         ({"test/logits.npy": lying_header((10**12, 4))}, "a header that says"),
+        ({"test/logits.npy": lying_header((True, 4))}, "a header that says"),
+        ({"test/class_names.npy": lying_header((10**12,), "<U0", b"")}, "names of no letters"),
         ({"test/logits.npy": npy(np.zeros((2, 2, 2)))}, "with 3 dimensions"),
         ({"test/ids.npy": npy(np.array([b"x"]))}, "an array of |S1"),
         ({"test/more.npy": npy(np.zeros(2))}, "does not belong there"),
@@ -382,6 +384,14 @@ def test_records_that_are_no_records(text, message, forger, board):
     forger.members["seed-0/record.json"] = text
     found = refused(forger.write(), board)
     assert message in found or "schema version 1, came None" in found
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1" + b"0" * 400])
+@pytest.mark.parametrize("where", [b'"key_parts": {', b'"test": {', b'"ledger": {'])
+def test_numbers_that_nothing_can_hold(where, number, forger, board):
+    name = "seed-0/record.json"
+    forger.members[name] = forger.members[name].replace(where, where + b'"more": ' + number + b",")
+    assert "is larger than any number" in refused(forger.write(), board)
 
 
 @pytest.mark.parametrize(
