@@ -15,6 +15,7 @@ import ltbench
 from ltbench import reevaluation
 from ltbench.errors import DataMissingError, VerificationError
 from ltbench.files import canonical_json, sha256_hex
+from ltbench.labels import label_problem
 from ltbench.metrics import evaluate
 from ltbench.models import state_digest
 from ltbench.results import RunFolder
@@ -233,3 +234,25 @@ def test_another_schema(run):
 def test_the_key_of_the_record_is_what_the_test_takes_it_for(run):
     record = run.record()
     assert sha256_hex(canonical_json(record["key_parts"]).encode())[:16] == record["key"]
+
+
+@pytest.mark.parametrize(
+    ("label", "config", "fits"),
+    [
+        ("ecl", {}, True),
+        ("ecl@authors", {}, False),
+        ("ecl epochs=3 optimizer.lr=0.1", {"epochs": 3, "optimizer": {"lr": 0.1}}, True),
+        ("ecl tuned", {}, True),
+        ("ecl tuned (trial 3) epochs=3", {"epochs": 3}, True),
+        ("ecl tuned well", {}, False),
+        ("ecl epochs=4", {"epochs": 3}, False),
+        ("ecl epochs=3 best", {"epochs": 3}, False),
+        ("ecl name=a b c=1", {"name": "a b", "c": 1}, True),
+        ("ecl epochs=3 weights=my file.pt", {"epochs": 3, "weights": "file"}, True),
+        ("ecl weights=my file.pt epochs=4", {"epochs": 3, "weights": "file"}, False),
+        ("ecl weights=my file.pt", {"weights": "none"}, False),
+        ("ecl init_from=9f/seed-0", {"init_from": {"key": "9f"}}, True),
+    ],
+)
+def test_labels_are_those_of_the_configuration(label, config, fits):
+    assert (label_problem(label, "ecl", config) == "") == fits

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from ltbench.bundles.portable import portable
 from ltbench.files import canonical_json, sha256_hex
+from ltbench.labels import label_problem
 from ltbench.predictions import Predictions
 from ltbench.stored_predictions import predictions_digest
 
@@ -61,9 +63,9 @@ def config_problems(config: Facts, record: Facts) -> list[str]:
         if config.get(name) != value
     ]
     own = "@".join(str(part) for part in (record["method"], record["preset"]) if part)
-    if record["label"].partition(" ")[0] != own:
-        problems.append(f"it is labelled {record['label']!r}, but its configuration is of {own}.")
-    return problems
+    # In bundles without paths, which the key may hold.
+    found = [label_problem(record["label"], own, told) for told in (hashed, portable(hashed))]
+    return problems if "" in found else [*problems, found[0]]
 
 
 def claim_problems(record: Facts, part: str, found: Facts) -> list[str]:

@@ -410,14 +410,44 @@ def test_records_of_another_shape(name, value, message, forger, board):
     assert message in refused(forger.write(), board)
 
 
-def test_a_label_cannot_write_into_the_page(forger, board):
-    label = "ce <img src=x onerror=alert(1)> | 100 | `x`"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<img src=x onerror=alert(1)> | 100 | `x`",
+        "(official, re-run)",
+        "epochs=2 (re-run)",
+        "epochs=3",
+        "weights=none\r| best |",
+        "\r",
+        "\u202egnp",
+        "\u200b",
+        "\u0435cl",
+    ],
+)
+def test_a_label_says_the_row_and_nothing_else(words, forger, board):
+    """Line breaks and marks of direction too, which would make the table another one."""
+    label = f"ce {words}"
     for seed in (0, 1):
         forger.json(f"seed-{seed}/record.json", lambda record: record.update(label=label))
-    add(forger.write(label=label), board=board)
+    assert "but its configuration has no setting" in refused(forger.write(label=label), board)
+
+
+def test_a_setting_cannot_write_into_the_page(forger, board):
+    """Names of files are the maker's own words."""
+    label = "ce weights=<script>alert(1)</script> | 100 | `x`"
+
+    def change(record):
+        record["label"] = label
+        record["key_parts"]["config"]["weights"] = "file"
+        record["key"] = key_of(record)
+
+    for seed in (0, 1):
+        forger.json(f"seed-{seed}/record.json", change)
+    key = json.loads(forger.members["seed-0/record.json"])["key"]
+    add(forger.write(label=label, key=key), board=board)
     text = (board / "README.md").read_text()
-    assert "<img" not in text
-    assert "&lt;img" in text
+    assert "<script" not in text
+    assert "&lt;script" in text
     assert "| 100 |" not in text
 
 
