@@ -24,6 +24,7 @@ BOARDS: Final = Path("results/boards")
 SCHEMA_VERSION: Final = 1
 HEADER, TABLE = "board.json", "README.md"
 ROWS, BUNDLES = "rows", "bundles"
+_IN_ROW = {"label", "key", "level", "seeds", "rerun", "bundle_digest", "test"}
 
 Facts = dict[str, Any]
 
@@ -108,7 +109,7 @@ class Board:
         found = {}
         for file in sorted((self.folder / ROWS).glob("*.json")):
             row = read_json(file)
-            if not isinstance(row, dict) or not {"label", "key", "level"} <= set(row):
+            if not isinstance(row, dict) or not set(row) >= _IN_ROW:
                 raise VerificationError(f"{file} is no row of a board. Restore it from a copy.")
             found[file.stem] = row
         return found

@@ -28,6 +28,7 @@ Facts = Mapping[str, Any]
 
 _KEY_LENGTH = 16
 _LONGEST = 80
+_LARGEST = 1e300
 # Settings of a configuration that its key holds in another form: places left out, files by digest.
 _ANOTHER_FORM = frozenset({"dataset", "weights", "init_from", "tuned"})
 
@@ -118,10 +119,14 @@ def differences(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether arithmetic can be done with it: no integer that float64 cannot hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def shortened(value: Any) -> str:
     """A value for a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        text = f"a {type(value).__name__} of more digits than are printed"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

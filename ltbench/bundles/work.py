@@ -17,6 +17,7 @@ from ltbench.bundles.page import check_shown
 from ltbench.bundles.reading import Bundle, open_bundle
 from ltbench.bundles.reference import Reference, of_data, of_run
 from ltbench.bundles.rerun import rerun
+from ltbench.bundles.row_checks import header_problems, rerun_problems
 from ltbench.bundles.scoring import rescored
 from ltbench.errors import DataMissingError, LtbenchError, UsageError, VerificationError
 from ltbench.results import RunFolder
@@ -268,10 +269,10 @@ def check(boards: Sequence[Path] = (), data_root: Path | None = None) -> list[Fa
 
 def _check_one(board: Board, data_root: Path | None) -> Facts:
     facts: Facts = {"board": str(board.folder), "rows": 0, "images": 0, "numbers": 0, "split": ""}
-    problems: list[str] = []
     records: dict[str, list[Facts]] = {}
     try:
         rows, reference = board.rows(), board.reference
+        problems = header_problems(board)
     except LtbenchError as error:
         return {**facts, "problems": [str(error)]}
     for name, row in rows.items():
@@ -282,7 +283,11 @@ def _check_one(board: Board, data_root: Path | None) -> Facts:
             problems.append(str(error))
             continue
         expected = row_of(bundle, records[name], row.get("rerun"))
-        problems += _row_problems(name, row, expected)
+        problems += _row_problems(name, row, expected) + rerun_problems(name, row)
+        if bundle.manifest.name != name:
+            problems.append(
+                f"{name}: the row and its bundle should be called {bundle.manifest.name}"
+            )
         facts["rows"] += 1
         facts["images"] += sum(_num_images(record) for record in records[name])
         facts["numbers"] += sum(_count(record["metrics"]) for record in records[name])
@@ -307,7 +312,7 @@ def _row_problems(name: str, row: Facts, expected: Facts) -> list[str]:
 
 def _table_problems(board: Board, records: Mapping[str, Sequence[Facts]]) -> list[str]:
     try:
-        text = (board.folder / TABLE).read_text(encoding="utf-8")
+        text = (board.folder / TABLE).read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
     if text == board.table(records):

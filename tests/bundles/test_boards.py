@@ -19,6 +19,7 @@ from ltbench.bundles.manifest import sources_digest
 from ltbench.bundles.members import zip_bytes
 from ltbench.bundles.portable import command, portable
 from ltbench.bundles.reading import open_bundle
+from ltbench.bundles.row_checks import rerun_problems
 from ltbench.bundles.work import Rerun, add, build, check, make_bundle
 from ltbench.cell import plugin_digest
 from ltbench.errors import (
@@ -245,6 +246,21 @@ def promote(row):
     row["level"] = "re-run"
 
 
+RERUN = {
+    "equal": "within 0.01", "largest_difference": 0.002, "seeds": [0], "other_machine": [],
+    "versions": {},
+}  # fmt: skip
+
+
+def claim_rerun(board, told):
+    change_json(next(board.glob("rows/*")), lambda row: row.update(level="re-run", rerun=told))
+
+
+def rename_row(board):
+    for file in [*board.glob("rows/*"), *board.glob("bundles/*")]:
+        file.rename(file.with_stem("ecl-0"))
+
+
 DAMAGE = {
     "row": (lambda b: change_json(next(b.glob("rows/*")), inflate), "test.macro_f1.mean: the"),
     "level": (lambda b: change_json(next(b.glob("rows/*")), promote), "level: the board says"),
@@ -265,6 +281,41 @@ DAMAGE = {
         "were changed: expected digest",
     ),
     "header": (lambda b: (b / "board.json").unlink(), "found no board.json"),
+    "data set": (
+        lambda b: change_json(b / "board.json", lambda told: told.update(dataset="isic2019")),
+        "board.json: dataset: expected 'toy_blobs', came 'isic2019'",
+    ),
+    "protocol": (
+        lambda b: change_json(b / "board.json", lambda told: told.update(protocol="group")),
+        "board.json: protocol: expected",
+    ),
+    "too few groups": (
+        lambda b: change_json(b / "groups.json", lambda told: told["groups"].update(test=["g"])),
+        "a group for each image",
+    ),
+    "half a row": (
+        lambda b: change_json(next(b.glob("rows/*")), lambda row: row.pop("seeds")),
+        "is no row of a board",
+    ),
+    "huge": (
+        lambda b: change_json(
+            next(b.glob("rows/*")), lambda row: row["test"]["macro_f1"].update(mean=10**400)
+        ),
+        "test.macro_f1.mean: the board says 1000",
+    ),
+    "table of other bytes": (
+        lambda b: (b / "README.md").write_bytes(b"\xff"), "README.md is not what"
+    ),
+    "other name": (lambda b: rename_row(b), "the row and its bundle should be called ce-"),
+    "re-run": (lambda b: claim_rerun(b, "x"), "rerun: expected equal, largest_difference"),
+    "re-run of nothing": (lambda b: claim_rerun(b, {}), "rerun: expected equal"),
+    "re-run of one seed": (lambda b: claim_rerun(b, {**RERUN, "seeds": [7]}), "of the seeds [7]"),
+    "re-run with a difference": (
+        lambda b: claim_rerun(b, {**RERUN, "largest_difference": 0.3}), "and off by 0.3"
+    ),
+    "re-run in other words": (
+        lambda b: claim_rerun(b, {**RERUN, "equal": "exactly | <b>"}), "expected 'bit for bit' or"
+    ),
     "schema": (
         lambda b: change_json(b / "board.json", lambda told: told.update(schema_version=7)),
         "expected a board of schema version 1",
@@ -278,6 +329,17 @@ def test_check_finds(damage, message, board, bench):
     answer = bench("leaderboard", "check", board)
     assert answer.code == 4
     assert message in answer.err
+
+
+def test_a_row_that_was_trained_again_elsewhere_passes(board):
+    """Bits of another processor; that it was done is its keeper's word."""
+    claim_rerun(board, RERUN)
+    assert rerun_problems("ce", {"rerun": RERUN, "seeds": [0]}) == []
+    (found,) = check([board])
+    assert found["problems"] == [
+        "README.md is not what its rows give. Restore it, or write it again: `leaderboard build "
+        f"{board} --out {board}`"
+    ]
 
 
 def test_check_compares_the_split_with_the_data_set(board, good, monkeypatch):
