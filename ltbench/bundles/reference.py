@@ -72,7 +72,7 @@ class Reference:
                 for part in PARTS
             }
             for part in PARTS:
-                ids, of = found.parts[part], groups[part]  # type: ignore[index]
+                ids, of = found.parts[part], groups[part]
                 if of is not None and (ids is None or len(of) != len(ids)):
                     raise KeyError(part)
             return cls(found, groups, {fact: told["facts"][fact] for fact in FACTS})

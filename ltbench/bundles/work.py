@@ -120,9 +120,12 @@ def build(
             records = rescored(bundle, board.reference)
             row = row_of(bundle, records, None if again is None else _again(bundle, again))
             check_shown(bundle.path, board.reference.lists, row, records)
-            board.put(bundle, row)
+            with board.alone():
+                _refuse_known(bundle, board)
+                board.put(bundle, row)
             rows.append(row)
-        board.write_table(_records(board))
+        with board.alone():
+            board.write_table(_records(board))
     return board, rows
 
 
@@ -210,8 +213,10 @@ def add(
     if dry_run:
         return Added(target.folder, None, row)
     target = Board.create(target.folder, reference)
-    file = target.put(bundle, row)
-    target.write_table(_records(target))
+    with target.alone():
+        _refuse_known(bundle, target)  # another process may have added it meanwhile
+        file = target.put(bundle, row)
+        target.write_table(_records(target))
     return Added(target.folder, file, row)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import ltbench
-from ltbench.bundles import making, rerun, training
+from ltbench.bundles import making, rerun, training, work
 from ltbench.bundles.manifest import sources_digest
 from ltbench.bundles.members import zip_bytes
 from ltbench.bundles.portable import command, portable
@@ -183,6 +184,49 @@ def test_the_same_row_is_not_added_twice(board, good):
         add(good, board=board)
 
 
+def test_rows_added_at_once_are_all_in_the_table(board, good, tmp_path, monkeypatch):
+    """The second begins while the first has its row, and not yet its table."""
+    other = tmp_path / "other.zip"
+    tiny_run("focal", tmp_path / "focal", {"epochs": 1})
+    make_bundle(tmp_path / "focal", _only_key(tmp_path / "focal"), other)
+    both = work._records
+    second = threading.Thread(target=add, args=(other,), kwargs={"board": board})
+
+    def slow(of):
+        found = both(of)
+        if second.ident is None:
+            second.start()
+            second.join(timeout=1)
+        return found
+
+    monkeypatch.setattr(work, "_records", slow)
+    add(good, board=board)
+    second.join()
+    (found,) = check([board])
+    assert (found["rows"], found["problems"]) == (3, [])
+
+
+def test_a_row_that_came_meanwhile_is_not_overwritten(board, good, monkeypatch):
+    asked = []
+    refuse = work._refuse_known
+
+    def late(bundle, target):
+        asked.append(bundle)
+        if len(asked) == 2:
+            target.put(bundle, {**json.loads(next(target.folder.glob("rows/*")).read_text()),
+                                "key": bundle.manifest.key})  # fmt: skip
+        refuse(bundle, target)
+
+    monkeypatch.setattr(work, "_refuse_known", late)
+    with pytest.raises(UsageError, match="has the configuration"):
+        add(good, board=board)
+
+
+def _only_key(results):
+    (record,) = results.glob("*/*/*/*/*/record.json")
+    return record.parent.parent.name
+
+
 def test_dry_run_writes_nothing(board, good):
     before = {file: file.read_bytes() for file in board.rglob("*") if file.is_file()}
     assert add(good, board=board, dry_run=True).file is None
@@ -344,7 +388,6 @@ def test_a_row_that_was_trained_again_elsewhere_passes(board):
 
 def test_check_compares_the_split_with_the_data_set(board, good, monkeypatch):
     """A board whose lists were made up in one go fits itself, and not the data."""
-    from ltbench.bundles import work
     from ltbench.bundles.reference import Reference
 
     made = work.of_data
