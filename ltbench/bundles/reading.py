@@ -16,7 +16,7 @@ from ltbench.errors import VerificationError
 from ltbench.predictions import Predictions
 from ltbench.results import SCHEMA_VERSION
 
-__all__ = ["Bundle", "open_bundle", "refuse"]
+__all__ = ["Bundle", "open_bundle", "refuse", "type_problems"]
 
 Facts = dict[str, Any]
 
@@ -129,12 +129,7 @@ def _record_problems(bundle: Bundle, seed: int) -> list[str]:
         return [
             f"the record lacks {', '.join(missing)}. Make the bundle with `leaderboard bundle`."
         ]
-    wrong = [
-        f"{name} is {shortened(record[name])}; expected {kind.__name__}."
-        for kind, names in _TYPES.items()
-        for name in names
-        if type(record[name]) is not kind
-    ]
+    wrong = type_problems(record)
     if wrong:
         return wrong
     problems = [
@@ -146,6 +141,16 @@ def _record_problems(bundle: Bundle, seed: int) -> list[str]:
         problems.append(f"the record in seed-{seed}/ says it is of seed {record['seed']!r}.")
     problems += key_problems(record)
     return problems + config_problems(bundle.configs[seed], record)
+
+
+def type_problems(record: Mapping[str, Any]) -> list[str]:
+    """Facts of a record that are of another type than the schema has them."""
+    return [
+        f"{name} is {shortened(record[name])}; expected {kind.__name__}."
+        for kind, names in _TYPES.items()
+        for name in names
+        if name in record and type(record[name]) is not kind
+    ]
 
 
 def _shared_problems(bundle: Bundle) -> list[str]:
