@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ltbench.bundles.claims import claim_problems, config_problems, digest_problems, key_problems
+from ltbench.bundles.claims import (
+    claim_problems,
+    config_problems,
+    declared_problems,
+    digest_problems,
+    key_problems,
+)
 from ltbench.bundles.reading import type_problems
 from ltbench.bundles.reference import Reference
 from ltbench.bundles.scoring import class_problems, image_problems
@@ -155,7 +161,8 @@ def _record(folder: RunFolder, record: Facts) -> str:
 
 
 def _configuration(folder: RunFolder, record: Facts) -> str:
-    refuse(config_problems(folder.config(), record))
+    config = folder.config()
+    refuse(config_problems(config, record) or declared_problems(config, record))
     return "config.json is the configuration of record and key"
 
 

@@ -131,6 +131,7 @@ def test_commands(run, bench):
         (lambda r: r["class_names"].reverse(), "split lists", "stand in another order"),
         (lambda r: r["metrics"].update(test=None), "predictions", "test: the record says digest"),
         (lambda r: r.update(label="ce epochs=9"), "configuration", "has no setting 'epochs=9'"),
+        (lambda r: r.update(uses_validation=True), "configuration", "its method declares False"),
         (lambda r: r.update(leak={"sentence": "none"}), "data", "leak: the record says"),
         (lambda r: r.update(groups_note="by patient"), "data", "groups_note: the record says"),
         (lambda r: r["protocol_notes"].update(clean=1), "data", "protocol_notes.clean: the record"),

@@ -6,15 +6,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ltbench.bundles.portable import portable
+from ltbench.cell import plugin_digest
+from ltbench.config import rebuild
+from ltbench.errors import LtbenchError
 from ltbench.files import canonical_json, sha256_hex
 from ltbench.labels import label_problem
 from ltbench.predictions import Predictions
+from ltbench.registry import DATASETS, METHODS
 from ltbench.stored_predictions import predictions_digest
 
 __all__ = [
     "TOLERANCE",
     "claim_problems",
     "config_problems",
+    "declared_problems",
     "differences",
     "digest_problems",
     "key_problems",
@@ -67,6 +72,34 @@ def config_problems(config: Facts, record: Facts) -> list[str]:
     # In bundles without paths, which the key may hold.
     found = [label_problem(record["label"], own, told) for told in (hashed, portable(hashed))]
     return problems if "" in found else [*problems, found[0]]
+
+
+def declared_problems(config: Facts, record: Facts) -> list[str]:
+    """Where a record denies, or claims, feedback from validation that its method has or has not.
+
+    Asked of methods whose source here is the key's; of others nothing is known, as nothing of a
+    bundle is run.
+    """
+    name, parts = str(record["method"]), record["key_parts"]
+    if name not in METHODS or str(record["dataset"]) not in DATASETS:
+        return []
+    method = METHODS[name]
+    if plugin_digest(method) != parts.get("method_digest"):
+        return []
+    try:
+        built = rebuild(dict(config))
+    except (LtbenchError, KeyError) as error:
+        return [f"its configuration cannot be read: {error}"]
+    declares = method.uses_validation(built.method)
+    expected = {
+        "uses_validation": declares and built.feedback_split == "validation",
+        "feedback_split": built.feedback_split if declares else None,
+    }
+    return [
+        f"{fact}: the record says {shortened(record.get(fact))}, its method declares {value!r}."
+        for fact, value in expected.items()
+        if record.get(fact) != value
+    ]
 
 
 def claim_problems(record: Facts, part: str, found: Facts) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltbench.bundles.arrays import read_predictions
-from ltbench.bundles.claims import config_problems, key_problems, shortened
+from ltbench.bundles.claims import config_problems, declared_problems, key_problems, shortened
 from ltbench.bundles.manifest import Manifest, read_manifest, seed_members, sources_digest
 from ltbench.bundles.members import Members
 from ltbench.errors import VerificationError
@@ -140,7 +140,9 @@ def _record_problems(bundle: Bundle, seed: int) -> list[str]:
     if record["seed"] != seed:
         problems.append(f"the record in seed-{seed}/ says it is of seed {record['seed']!r}.")
     problems += key_problems(record)
-    return problems + config_problems(bundle.configs[seed], record)
+    config = bundle.configs[seed]
+    problems += config_problems(config, record)
+    return problems or declared_problems(config, record)
 
 
 def type_problems(record: Mapping[str, Any]) -> list[str]:

@@ -199,6 +199,17 @@ def test_another_methods_name_on_the_row(forger, board):
     )
 
 
+def test_feedback_that_the_method_does_not_declare(forger, board):
+    """Tables mark rows that train on validation feedback by the record's word alone."""
+    for seed in (0, 1):
+        forger.json(
+            f"seed-{seed}/record.json",
+            lambda record: record.update(uses_validation=True, feedback_split="validation"),
+        )
+    message = refused(forger.write(), board)
+    assert "uses_validation: the record says True, its method declares False" in message
+
+
 def test_one_run_as_two_seeds(forger, board):
     for name in ("predictions.npz", "record.json", "config.json"):
         forger.members[f"seed-1/{name}"] = forger.members[f"seed-0/{name}"]
