@@ -139,8 +139,8 @@ def _external(folder: RunFolder) -> str:
         told = read_json(file)
         score = told["metrics"]["test"]["balanced_accuracy"]
         lines.append(
-            f"- {escaped(told['dataset'])}, {escaped(told['protocol'])}: {told['num_images']} images, "
-            f"balanced accuracy {100 * score:.2f}"
+            f"- {escaped(told['dataset'])}, {escaped(told['protocol'])}: {told['num_images']} "
+            f"images, balanced accuracy {100 * score:.2f}"
         )
     return "\n".join(["## Tests on other data", "", *lines]) if lines else ""
 

@@ -464,6 +464,21 @@ def test_rerun_by_a_version_with_more_settings(good):
     assert "train_counts: claimed" in problems[1]
 
 
+def test_rerun_takes_the_data_sets_settings_from_the_key(board, forger, monkeypatch):
+    """Where data lie is no part of it: a config could name any folder of the reader's."""
+    for seed in (0, 1):
+        forger.json(f"seed-{seed}/config.json", lambda config: config["dataset"].update(noise=0.9))
+    jobs = []
+    monkeypatch.setattr(rerun, "write_json", lambda path, job: jobs.append(job))
+    monkeypatch.setattr(
+        rerun.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", "stopped")
+    )
+    with pytest.raises(RunFailedError, match="stopped"):
+        add(forger.write(), board=board, again=Rerun(plugins=(TOY_BLOBS,)))
+    keyed = json.loads(forger.members["seed-0/record.json"])["key_parts"]["config"]["dataset"]
+    assert jobs[0]["config"]["dataset"] == keyed != {**keyed, "noise": 0.9}
+
+
 @pytest.fixture
 def own_bundle(tmp_path, monkeypatch, own_registries):
     """A bundle of a method that is known to its maker alone; what marks that its code ran."""
@@ -520,7 +535,7 @@ def test_a_rerun_that_fails_says_why(board, good):
 def test_what_a_bundle_alone_cannot_repeat(forger, board):
     for seed in (0, 1):
         forger.json(f"seed-{seed}/config.json", lambda config: config.update(init_from="abc"))
-    with pytest.raises(UsageError, match="starts from another run's weights"):
+    with pytest.raises(UsageError, match="starts from another run's weights or a file's"):
         add(forger.write(), board=board, again=Rerun(plugins=(TOY_BLOBS,)))
 
 
