@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -10,6 +11,7 @@ import torch
 
 from ltbench import evaluator
 from ltbench.data.feed import Part, Renderer
+from ltbench.errors import UsageError
 from ltbench.method import Collective
 from ltbench.predictions import Predictions
 from ltbench.trained import Trained
@@ -19,10 +21,21 @@ __all__ = ["any_device", "predict_part", "renderer_of"]
 
 
 def any_device(given: str = "auto") -> torch.device:
-    """The device that was asked for; with "auto" a CUDA device where there is one."""
-    if given != "auto":
-        return torch.device(given)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device that was asked for; with "auto" a CUDA device where there is one.
+
+    Raises:
+        UsageError: another word than auto, cpu and cuda, or a CUDA device that is not here.
+    """
+    number = re.fullmatch(r"cuda(?::(\d+))?", given)
+    if given not in ("auto", "cpu") and number is None:
+        raise UsageError(f"--device: expected auto, cpu or cuda, came '{given}'.")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number is not None and int(number[1] or 0) >= there:
+        raise UsageError(
+            f"--device {given}: torch sees {there or 'no'} CUDA devices here. Use --device cpu, or "
+            "auto."
+        )
+    return torch.device(("cuda" if there else "cpu") if given == "auto" else given)
 
 
 def renderer_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +13,7 @@ from ltbench.files import sha256_hex
 from ltbench.run_config import RunConfig
 from ltbench.settings import flat
 
-__all__ = ["changes", "row_label"]
+__all__ = ["changes", "label_problem", "row_label"]
 
 _LENGTH = 40  # of a value
 
@@ -42,6 +44,48 @@ def changes(request: Request) -> list[str]:
     after = flat(config.hashed())
     changed = {key: value for key, value in after.items() if before.get(key) != value}
     return words + sorted(f"{key}={_short(value)}" for key, value in changed.items())
+
+
+def label_problem(label: str, method: str, hashed: Mapping[str, Any]) -> str:
+    """What a label says that its configuration does not; "" for nothing.
+
+    Only what `row_label` writes may follow the method: `tuned` and settings with their values.
+    Other words, such as another method's name, would be read as part of the row's own. Names of
+    files are taken as they are, since the key holds what is in them.
+
+    Args:
+        method: the label of the method, `ecl` or `ecl@authors`.
+        hashed: the configuration as a run's key has it.
+    """
+    own, _, rest = label.partition(" ")
+    if own != method:
+        return f"it is labelled {label!r}, but its configuration is of {method}."
+    rest = re.sub(r"^tuned( \(trial \d+\))?( |$)", "", rest)
+    told = {f"{key}={_short(value)}" for key, value in flat(hashed).items()}
+    while rest and label.isprintable():
+        fits = [one for one in told | _files_in(rest, hashed) if f"{rest} ".startswith(f"{one} ")]
+        if not fits:
+            break
+        # The longest: a value may hold spaces.
+        rest = rest[len(max(fits, key=len)) + 1 :]
+    if rest:
+        return (
+            f"it is labelled {label!r}, but its configuration has no setting {rest!r}. Expected "
+            "the method and the settings that were changed, as `bench.py run` labels a row."
+        )
+    return ""
+
+
+def _files_in(text: str, hashed: Mapping[str, Any]) -> set[str]:
+    """The name of a file or a run that a text begins with, where the configuration has one."""
+    from_files = {
+        "weights": hashed.get("weights") == "file",
+        "init_from": hashed.get("init_from") is not None,
+    }
+    key, equals, value = text.partition("=")
+    if not (equals and from_files.get(key)):
+        return set()
+    return {f"{key}={re.split(r' (?=[a-z_.]+=)', value)[0]}"}
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,12 +14,15 @@ import numpy as np
 import torch
 
 from ltbench import provenance
+from ltbench.bundles.claims import differences, shortened
 from ltbench.cell import plugin_digest
 from ltbench.config import rebuild
 from ltbench.data.feed import Part
+from ltbench.data.leaks import group_leak
 from ltbench.data.lists import source_digest, stored_split
 from ltbench.dataset import Source, Split
 from ltbench.errors import DataMissingError, UsageError, VerificationError
+from ltbench.files import canonical_json
 from ltbench.inference import any_device, predict_part
 from ltbench.registry import DATASETS, METHODS
 from ltbench.results import RunFolder
@@ -46,13 +50,13 @@ def weights_check(folder: RunFolder) -> str:
 
 
 def data_check(record: Mapping[str, Any], folder: RunFolder, data_root: Path | None) -> str:
-    """The data here are those of the run: images, pixels, split.
+    """The data here are those of the run: images, pixels, split, and what is said of them.
 
     Raises:
         DataMissingError: they are not here.
-        VerificationError: they are others.
+        VerificationError: they are others, or record and predictions tell other facts of them.
     """
-    source, _, digest = data_of(folder, data_root)
+    source, split, digest = data_of(folder, data_root)
     parts = record["key_parts"]
     found = {
         "split_digest": digest,
@@ -65,7 +69,49 @@ def data_check(record: Mapping[str, Any], folder: RunFolder, data_root: Path | N
             f"the {' and '.join(differing)} of the data here are not those of the run: another "
             "version of the data, or other settings. Give the run's data with --data-root."
         )
-    return f"{len(source.ids)} images, their pixels and their split are those of the key"
+    told = [*_fact_problems(record, source, split), *_image_fact_problems(folder, source, split)]
+    if told:
+        raise VerificationError(" ".join(told))
+    return f"{len(source.ids)} images, their pixels, facts and split are those of the run"
+
+
+def _fact_problems(record: Mapping[str, Any], source: Source, split: Split) -> Iterator[str]:
+    """Leak and notes in the record that do not follow from the data."""
+    leak = group_leak(source, split)
+    facts = {
+        "leak": None if leak is None else leak.as_note(),
+        "protocol_notes": dict(split.notes),
+        "groups_note": source.groups_note,
+    }
+    for name, found in json.loads(canonical_json(facts)).items():
+        came = record.get(name)
+        if came != found:
+            off = next(differences(came, found, 0.0, name), (name, came, found))
+            yield f"{off[0]}: the record says {shortened(off[1])}, the data give " + (
+                f"{shortened(off[2])}."
+            )
+
+
+def _image_fact_problems(folder: RunFolder, source: Source, split: Split) -> Iterator[str]:
+    """Groups and metadata stored with the predictions that are not those of the data.
+
+    No digest holds them, but intervals, subgroups and decisions a lesion rest on them.
+    """
+    position_of = {name: at for at, name in enumerate(source.ids.tolist())}
+    for part, positions in (("val", split.val), ("test", split.test)):
+        if positions is None or folder.record()["metrics"].get(part) is None:
+            continue
+        stored = folder.read_predictions(part)
+        at = [position_of.get(name, -1) for name in stored.ids.tolist()]
+        there: dict[str, Any] = {**source.metadata, "groups": source.groups}
+        for name, values in {**stored.metadata, "groups": stored.groups}.items():
+            expected = there.get(name)
+            if values is None and expected is None:
+                continue
+            if values is None or expected is None:
+                yield f"{part}: {name} are not known both to the data and to the predictions."
+            elif (wrong := int((expected[at].astype(np.str_) != values).sum())) > 0:
+                yield f"{part}: {name} of {wrong} images are not those of the data."
 
 
 def logits_check(folder: RunFolder, data_root: Path | None, tolerance: float | None) -> str:

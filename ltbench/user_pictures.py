@@ -43,6 +43,7 @@ class UserPredictions:
     Attributes:
         num_predicted: pictures that were read.
         broken: (file, reason) of those that were not.
+        left_out: files in folders whose names do not end as those of pictures do.
         num_seen: pictures whose pixels the run was trained or selected on; None where it was made
             before that was kept.
     """
@@ -52,12 +53,20 @@ class UserPredictions:
     class_names: tuple[str, ...]
     num_predicted: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     num_seen: int | None = 0
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
         told = [f"{name}: {reason}" for name, reason in self.broken]
+        if self.left_out:
+            more = ", ..." * (len(self.left_out) > _NAMED)
+            told.append(
+                f"{len(self.left_out)} files in folders do not end in {', '.join(SUFFIXES)} and "
+                f"were left out: {', '.join(self.left_out[:_NAMED])}{more}. A file that is named "
+                "itself is read whatever it is called."
+            )
         if self.num_seen:
             told.append(
                 f"{self.num_seen} of {self.num_predicted} pictures are among those the run was "
@@ -73,6 +82,7 @@ class UserPredictions:
             "class_names": list(self.class_names),
             "num_predicted": self.num_predicted,
             "num_seen_in_training": self.num_seen,
+            "left_out": self.left_out,
             "broken": [{"image": name, "reason": reason} for name, reason in self.broken],
         }
 
@@ -109,9 +119,10 @@ def predict_pictures(
         UsageError: no picture, another number of channels, or a size the run was not made for.
         DataMissingError, VerificationError: the run is not whole.
     """
-    files = _files(images)
+    files, left_out = _files(images)
+    on = any_device(device)
     trained = load_trained(folder)
-    found = UserPredictions(folder.name, out, trained.class_names)
+    found = UserPredictions(folder.name, out, trained.class_names, left_out=left_out)
     lines, seen = dict[str, list[str]](), _seen(trained, found)
     size = trained.config.eval_batch_size
     for start in range(0, len(files), size):
@@ -120,7 +131,7 @@ def predict_pictures(
             continue
         if found.num_seen is not None:
             found.num_seen += sum(one in seen for one in pictures.fingerprints().pixels.tolist())
-        logits = predict_part(trained, _part(names, pictures, trained), any_device(device)).logits
+        logits = predict_part(trained, _part(names, pictures, trained), on).logits
         found.num_predicted += len(names)
         for name, row in zip(names, logits, strict=True):
             lines[name] = _line(row, trained.class_names)
@@ -139,13 +150,14 @@ def _seen(trained: Trained, found: UserPredictions) -> frozenset[str]:
         return frozenset()
 
 
-def _files(images: Sequence[Path]) -> list[tuple[str, Path]]:
-    """(name as the table has it, file), each file once, in the order given."""
-    files: dict[str, Path] = {}
+def _files(images: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[str]]:
+    """((name as the table has it, file), each once, in the order given; what was left out)."""
+    files, left_out = dict[str, Path](), dict[str, None]()
     for given in images:
         if given.is_dir():
             inside = find_images(given)
             files |= {str(given / name): given / name for name in inside.files}
+            left_out |= dict.fromkeys(str(given / name) for name in inside.others)
         elif given.is_file():
             files[str(given)] = given
         else:
@@ -155,7 +167,7 @@ def _files(images: Sequence[Path]) -> list[tuple[str, Path]]:
             f"No picture in {', '.join(map(str, images))}. Expected files that end in "
             f"{', '.join(SUFFIXES)}."
         )
-    return list(files.items())
+    return list(files.items()), [name for name in left_out if name not in files]
 
 
 def _readable(

@@ -7,9 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ltbench.bundles.claims import claim_problems, config_problems, digest_problems, key_problems
+from ltbench.bundles.claims import (
+    claim_problems,
+    config_problems,
+    declared_problems,
+    digest_problems,
+    key_problems,
+)
+from ltbench.bundles.reading import type_problems
 from ltbench.bundles.reference import Reference
-from ltbench.bundles.scoring import image_problems
+from ltbench.bundles.scoring import class_problems, image_problems
 from ltbench.columns import columns
 from ltbench.data import lists
 from ltbench.errors import DataMissingError, LtbenchError, VerificationError
@@ -30,6 +37,7 @@ class Check:
     """One thing that was looked at; `finding` says what was found, or what differs and what to do.
 
     "not here" is what could not be looked at: data, lists or weights that are not on this machine.
+    Without its configuration, history or predictions a run is not whole, which is a failure.
     """
 
     check: str
@@ -93,12 +101,15 @@ def verify_run(
             f"{folder.path} has a record of schema version {record['schema_version']}, expected "
             f"{SCHEMA_VERSION}. Verify it with the ltbench that wrote it."
         )
+    wrong = type_problems(record)
+    if wrong:
+        raise VerificationError(f"{folder.path}: the record is damaged: {' '.join(wrong)}")
     checks = [
         _checked("record", lambda: _record(folder, record)),
-        _checked("configuration", lambda: _configuration(folder, record)),
-        _checked("selection", lambda: _selection(folder, record)),
-        _checked("predictions", lambda: _predictions(folder, record)),
-        _checked("metrics", lambda: _metrics(folder, record)),
+        _checked("configuration", lambda: _configuration(folder, record), needed=True),
+        _checked("selection", lambda: _selection(folder, record), needed=True),
+        _checked("predictions", lambda: _predictions(folder, record), needed=True),
+        _checked("metrics", lambda: _metrics(folder, record), needed=True),
         _checked("split lists", lambda: _split(folder, record)),
     ]
     if weights:
@@ -116,12 +127,16 @@ def render(found: Verified) -> str:
     return f"{found.folder.path}\n\n{columns(rows, width=120)}"
 
 
-def _checked(name: str, look: Callable[[], str]) -> Check:
-    """A look that says what it found, raises what differs, or lacks something to look at."""
+def _checked(name: str, look: Callable[[], str], *, needed: bool = False) -> Check:
+    """A look that says what it found, raises what differs, or lacks something to look at.
+
+    Args:
+        needed: it looks at what lies in every whole run folder.
+    """
     try:
         return Check(name, "ok", look())
     except DataMissingError as error:
-        return Check(name, "not here", str(error))
+        return Check(name, "failed" if needed else "not here", str(error))
     except LtbenchError as error:
         return Check(name, "failed", str(error))
     except KeyError as error:
@@ -146,7 +161,8 @@ def _record(folder: RunFolder, record: Facts) -> str:
 
 
 def _configuration(folder: RunFolder, record: Facts) -> str:
-    refuse(config_problems(folder.config(), record))
+    config = folder.config()
+    refuse(config_problems(config, record) or declared_problems(config, record))
     return "config.json is the configuration of record and key"
 
 
@@ -155,8 +171,20 @@ def _selection(folder: RunFolder, record: Facts) -> str:
     epochs, rule, told = folder.epochs(), record["select"], []
     if not epochs:
         raise DataMissingError(f"no history at {folder.epochs_file}.")
+    stages = list(dict.fromkeys(row["stage"] for row in epochs))
+    if [chosen["stage"] for chosen in record["selected"]] != stages:
+        raise VerificationError(
+            f"the history has the stages {', '.join(stages)}, the record reports of "
+            f"{', '.join(str(chosen['stage']) for chosen in record['selected']) or 'none'}."
+        )
     for chosen in record["selected"]:
         if chosen["value"] is None:
+            last = max(row["epoch"] for row in epochs if row["stage"] == chosen["stage"])
+            if chosen["epoch"] != last:
+                raise VerificationError(
+                    f"stage {chosen['stage']}: the history ends with epoch {last}, the record "
+                    f"reports epoch {chosen['epoch']} without the value that chose it."
+                )
             told.append(f"{chosen['stage']}: the last epoch")
             continue
         rows = [row for row in epochs if row["stage"] == chosen["stage"] and row["val"]]
@@ -187,14 +215,20 @@ def _stored(folder: RunFolder, record: Facts) -> dict[str, Predictions | None]:
 
 
 def _metrics(folder: RunFolder, record: Facts) -> str:
-    counts = record["metrics"]["test"]["per_class"]["train_count"]
-    problems, parts = [], []
+    counts, problems, parts = _train_counts(record), [], []
     for part, given in _stored(folder, record).items():
         if given is not None:
             problems += claim_problems(record, part, evaluate(given, counts))
             parts.append(part)
     refuse(problems)
     return f"all of {' and '.join(parts)} computed again, equal to 1e-9"
+
+
+def _train_counts(record: Mapping[str, Any]) -> list[int]:
+    """Images of the training part by class, those carved from it for feedback among them."""
+    counts = record["train_counts"]
+    carved = record.get("feedback_counts") if record.get("feedback_split") == "inner" else None
+    return [a + b for a, b in zip(counts, carved or [0] * len(counts), strict=True)]
 
 
 def _split(folder: RunFolder, record: Facts) -> str:
@@ -218,7 +252,11 @@ def split_problems(
     for part, given in _stored(folder, dict(record)).items():
         bare = None if given is None else replace(given, groups=None)
         problems += [f"{part}: {problem}" for problem in image_problems(bare, part, reference)]
-    counts = record["metrics"]["test"]["per_class"]["train_count"]
-    if list(reference.train_counts) != counts:
-        problems.append(f"training counts: expected {reference.train_counts}, came {counts}.")
-    return problems
+    test = record["metrics"].get("test")
+    told = [_train_counts(record), *([test["per_class"]["train_count"]] if test else [])]
+    problems += [
+        f"training counts: expected {reference.train_counts}, came {counts}."
+        for counts in told
+        if list(reference.train_counts) != counts
+    ]
+    return problems + class_problems(record["class_names"], found.class_names)

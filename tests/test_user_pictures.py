@@ -181,6 +181,28 @@ def test_nothing_to_predict(toy, tmp_path):
         ltbench.predict(toy.path, [tmp_path / "gone.png"], tmp_path / "out.csv")
 
 
+def test_files_that_are_left_out_are_named(toy, blobs, tmp_path):
+    """A folder's GIF or DICOM files must not vanish without a word."""
+    folder, _ = blobs
+    one = sorted(folder.glob("*.png"))[0]
+    for name in ("a.png", "b.gif", "c.dcm"):
+        (tmp_path / name).write_bytes(one.read_bytes())
+    found = ltbench.predict(toy.path, [tmp_path], tmp_path / "out.csv")
+    assert found.num_predicted == 1
+    assert found.left_out == [str(tmp_path / name) for name in ("b.gif", "c.dcm")]
+    assert "2 files in folders do not end in .jpg" in found.notes[0]
+    found = ltbench.predict(toy.path, [tmp_path, tmp_path / "b.gif"], tmp_path / "made" / "out.csv")
+    assert (found.num_predicted, str(tmp_path / "b.gif") in found.left_out) == (2, False)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:7", "cuda:x", "meta"])
+def test_devices_that_are_not_here(device, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    Image.new("L", (8, 8)).save(tmp_path / "one.png")
+    with pytest.raises(UsageError, match="--device"):
+        ltbench.predict(toy.path, [tmp_path / "one.png"], tmp_path / "out.csv", device=device)
+
+
 def test_several_views_are_averaged(toy, blobs, tmp_path, monkeypatch):
     from ltbench.registry import METHODS
 

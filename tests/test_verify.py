@@ -15,6 +15,7 @@ import ltbench
 from ltbench import reevaluation
 from ltbench.errors import DataMissingError, VerificationError
 from ltbench.files import canonical_json, sha256_hex
+from ltbench.labels import label_problem
 from ltbench.metrics import evaluate
 from ltbench.models import state_digest
 from ltbench.results import RunFolder
@@ -124,11 +125,53 @@ def test_commands(run, bench):
         ),
         (lambda r: r["digests"].update(weights="0" * 64), "weights", "do not have the digest"),
         (lambda r: r.pop("selected"), "selection", "the record lacks 'selected'"),
+        (lambda r: r.update(selected=[]), "selection", "has the stages train, the record reports"),
+        (lambda r: r["selected"][0].update(epoch=0, value=None), "selection", "ends with epoch 2"),
+        (lambda r: r["train_counts"].__setitem__(0, 99), "split lists", "training counts:"),
+        (lambda r: r["class_names"].reverse(), "split lists", "stand in another order"),
+        (lambda r: r["metrics"].update(test=None), "predictions", "test: the record says digest"),
+        (lambda r: r.update(label="ce epochs=9"), "configuration", "has no setting 'epochs=9'"),
+        (lambda r: r.update(uses_validation=True), "configuration", "its method declares False"),
+        (lambda r: r.update(leak={"sentence": "none"}), "data", "leak: the record says"),
+        (lambda r: r.update(groups_note="by patient"), "data", "groups_note: the record says"),
+        (lambda r: r["protocol_notes"].update(clean=1), "data", "protocol_notes.clean: the record"),
     ],
 )
 def test_a_changed_record(edit, check, message, run):
     change(run, edit)
-    assert message in failed(run, weights=check == "weights")[check]
+    assert message in failed(run, weights=check in ("weights", "data"))[check]
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "config.json", "epochs.jsonl"])
+def test_a_run_without_one_of_its_files(name, run):
+    """Nothing of it could be checked: that is no good answer."""
+    (run.path / name).unlink()
+    assert failed(run, weights=False)
+
+
+@pytest.mark.parametrize("name", ["metrics", "digests", "key_parts", "class_names"])
+@pytest.mark.parametrize("value", [None, 7])
+def test_a_record_of_another_shape(name, value, run):
+    change(run, lambda record: record.update({name: value}))
+    with pytest.raises(VerificationError, match=f"{name} is {value}; expected"):
+        ltbench.verify(run.path)
+
+
+def test_facts_of_images_that_are_not_those_of_the_data(run):
+    """No digest holds groups and metadata."""
+    found = run.read_predictions("test")
+    store(run, groups=np.array(["g"] * len(found.ids)))
+    assert "test: groups are not known both to" in failed(run)["data"]
+    store(run, groups=None, metadata={"sex": np.array(["f"] * len(found.ids))})
+    assert "test: sex are not known both to" in failed(run)["data"]
+
+
+def test_inner_feedback(tmp_path):
+    """Its training images are fewer than the lists', by those that fed back."""
+    settings = {"epochs": 1, "feedback_split": "inner", "dataset.train_counts": [24, 12, 8, 4]}
+    folder = tiny_run("ecl", tmp_path, settings).folder
+    assert folder.record()["feedback_counts"] is not None
+    assert failed(folder, weights=False) == {}
 
 
 def test_a_changed_configuration(run):
@@ -233,3 +276,25 @@ def test_another_schema(run):
 def test_the_key_of_the_record_is_what_the_test_takes_it_for(run):
     record = run.record()
     assert sha256_hex(canonical_json(record["key_parts"]).encode())[:16] == record["key"]
+
+
+@pytest.mark.parametrize(
+    ("label", "config", "fits"),
+    [
+        ("ecl", {}, True),
+        ("ecl@authors", {}, False),
+        ("ecl epochs=3 optimizer.lr=0.1", {"epochs": 3, "optimizer": {"lr": 0.1}}, True),
+        ("ecl tuned", {}, True),
+        ("ecl tuned (trial 3) epochs=3", {"epochs": 3}, True),
+        ("ecl tuned well", {}, False),
+        ("ecl epochs=4", {"epochs": 3}, False),
+        ("ecl epochs=3 best", {"epochs": 3}, False),
+        ("ecl name=a b c=1", {"name": "a b", "c": 1}, True),
+        ("ecl epochs=3 weights=my file.pt", {"epochs": 3, "weights": "file"}, True),
+        ("ecl weights=my file.pt epochs=4", {"epochs": 3, "weights": "file"}, False),
+        ("ecl weights=my file.pt", {"weights": "none"}, False),
+        ("ecl init_from=9f/seed-0", {"init_from": {"key": "9f"}}, True),
+    ],
+)
+def test_labels_are_those_of_the_configuration(label, config, fits):
+    assert (label_problem(label, "ecl", config) == "") == fits

@@ -34,7 +34,7 @@ _KINDS: Mapping[str, tuple[str, int]] = {
 # What NumPy and zipfile raise about bytes that are no arrays; headers are Python literals.
 _DAMAGED = (
     *(ValueError, EOFError, RuntimeError, OSError, SyntaxError, tokenize.TokenError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(zipfile.BadZipFile, zlib.error, TypeError),
 )
 _NEEDED = {"ids", "targets", "logits", "class_names"}
 
@@ -88,6 +88,11 @@ def _array(data: bytes, kind: str, dimensions: int) -> np.ndarray:
         raise ValueError("an array of Python objects, which only a pickle can hold")
     if dtype.kind != kind or len(shape) != dimensions:
         raise ValueError(f"an array of {dtype} with {len(shape)} dimensions")
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"a header that says the shape {shape}")
+    if dtype.itemsize == 0 and prod(shape):
+        # Names of no letters: any number of them is no byte in the file, and fills the memory.
+        raise ValueError(f"{prod(shape)} names of no letters")
     if prod(shape) * dtype.itemsize != len(data) - stream.tell():
         raise ValueError(f"a header that says {shape} of {dtype}, and other data behind it")
     array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +27,7 @@ BOARDS: Final = Path("results/boards")
 SCHEMA_VERSION: Final = 1
 HEADER, TABLE = "board.json", "README.md"
 ROWS, BUNDLES = "rows", "bundles"
+_IN_ROW = {"label", "key", "level", "seeds", "rerun", "bundle_digest", "test"}
 
 Facts = dict[str, Any]
 
@@ -108,7 +112,7 @@ class Board:
         found = {}
         for file in sorted((self.folder / ROWS).glob("*.json")):
             row = read_json(file)
-            if not isinstance(row, dict) or not {"label", "key", "level"} <= set(row):
+            if not isinstance(row, dict) or not set(row) >= _IN_ROW:
                 raise VerificationError(f"{file} is no row of a board. Restore it from a copy.")
             found[file.stem] = row
         return found
@@ -121,13 +125,27 @@ class Board:
         """The bundle of a row."""
         return open_bundle(self.bundle_path(name))
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the board while rows and table are written, and wait for others that do.
+
+        A table written beside another would lack the other's row. Where a file system has no locks,
+        two at once are found by `check`.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     def put(self, bundle: Bundle, row: Facts) -> Path:
         """Store a row and its bundle; the table is written by `write_table`."""
         manifest = bundle.manifest
-        kept = {name: bundle.members.read(name) for name in manifest.members}
-        write_members(
-            self.bundle_path(manifest.name), {**kept, MANIFEST: bundle.members.read(MANIFEST)}
-        )
+        read = bundle.members.read_checked
+        kept = {name: read(name, digest) for name, digest in manifest.members.items()}
+        write_members(self.bundle_path(manifest.name), {**kept, MANIFEST: manifest.to_bytes()})
         file = self.folder / ROWS / f"{manifest.name}.json"
         write_json(file, row)
         return file

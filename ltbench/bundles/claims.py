@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from ltbench.bundles.portable import portable
+from ltbench.cell import plugin_digest
+from ltbench.config import rebuild
+from ltbench.errors import LtbenchError
 from ltbench.files import canonical_json, sha256_hex
+from ltbench.labels import label_problem
 from ltbench.predictions import Predictions
+from ltbench.registry import DATASETS, METHODS
 from ltbench.stored_predictions import predictions_digest
 
 __all__ = [
     "TOLERANCE",
     "claim_problems",
     "config_problems",
+    "declared_problems",
     "differences",
     "digest_problems",
     "key_problems",
@@ -26,6 +33,7 @@ Facts = Mapping[str, Any]
 
 _KEY_LENGTH = 16
 _LONGEST = 80
+_LARGEST = 1e300
 # Settings of a configuration that its key holds in another form: places left out, files by digest.
 _ANOTHER_FORM = frozenset({"dataset", "weights", "init_from", "tuned"})
 
@@ -61,9 +69,37 @@ def config_problems(config: Facts, record: Facts) -> list[str]:
         if config.get(name) != value
     ]
     own = "@".join(str(part) for part in (record["method"], record["preset"]) if part)
-    if record["label"].partition(" ")[0] != own:
-        problems.append(f"it is labelled {record['label']!r}, but its configuration is of {own}.")
-    return problems
+    # In bundles without paths, which the key may hold.
+    found = [label_problem(record["label"], own, told) for told in (hashed, portable(hashed))]
+    return problems if "" in found else [*problems, found[0]]
+
+
+def declared_problems(config: Facts, record: Facts) -> list[str]:
+    """Where a record denies, or claims, feedback from validation that its method has or has not.
+
+    Asked of methods whose source here is the key's; of others nothing is known, as nothing of a
+    bundle is run.
+    """
+    name, parts = str(record["method"]), record["key_parts"]
+    if name not in METHODS or str(record["dataset"]) not in DATASETS:
+        return []
+    method = METHODS[name]
+    if plugin_digest(method) != parts.get("method_digest"):
+        return []
+    try:
+        built = rebuild(dict(config))
+    except (LtbenchError, KeyError) as error:
+        return [f"its configuration cannot be read: {error}"]
+    declares = method.uses_validation(built.method)
+    expected = {
+        "uses_validation": declares and built.feedback_split == "validation",
+        "feedback_split": built.feedback_split if declares else None,
+    }
+    return [
+        f"{fact}: the record says {shortened(record.get(fact))}, its method declares {value!r}."
+        for fact, value in expected.items()
+        if record.get(fact) != value
+    ]
 
 
 def claim_problems(record: Facts, part: str, found: Facts) -> list[str]:
@@ -116,10 +152,14 @@ def differences(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether arithmetic can be done with it: no integer that float64 cannot hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def shortened(value: Any) -> str:
     """A value for a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        text = f"a {type(value).__name__} of more digits than are printed"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import re
 import stat
 import zipfile
@@ -111,13 +112,18 @@ def parse_json(data: bytes) -> dict[str, Any]:
     """A JSON object that a stranger wrote.
 
     Raises:
-        ValueError: too long, too deep, no object, a NaN, or a key that stands twice.
+        ValueError: too long, too deep, no object, a NaN, a number that float64 cannot hold, or a
+            key that stands twice.
     """
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_JSON_BYTES} are read")
     try:
         found = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse_constant
+            data.decode("utf-8"),
+            object_pairs_hook=_once,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_finite_int,
         )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
@@ -136,6 +142,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    """A number that arithmetic and JSON can go on with: 1e999 is read as infinite elsewhere."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is larger than any number that is read")
+    return number
+
+
+def _finite_int(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _check_names(members: Members) -> None:

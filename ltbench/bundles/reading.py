@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ltbench.bundles.arrays import read_predictions
-from ltbench.bundles.claims import config_problems, key_problems, shortened
+from ltbench.bundles.claims import config_problems, declared_problems, key_problems, shortened
 from ltbench.bundles.manifest import Manifest, read_manifest, seed_members, sources_digest
 from ltbench.bundles.members import Members
 from ltbench.errors import VerificationError
 from ltbench.predictions import Predictions
 from ltbench.results import SCHEMA_VERSION
 
-__all__ = ["Bundle", "open_bundle", "refuse"]
+__all__ = ["Bundle", "open_bundle", "refuse", "type_problems"]
 
 Facts = dict[str, Any]
 
@@ -129,12 +129,7 @@ def _record_problems(bundle: Bundle, seed: int) -> list[str]:
         return [
             f"the record lacks {', '.join(missing)}. Make the bundle with `leaderboard bundle`."
         ]
-    wrong = [
-        f"{name} is {shortened(record[name])}; expected {kind.__name__}."
-        for kind, names in _TYPES.items()
-        for name in names
-        if type(record[name]) is not kind
-    ]
+    wrong = type_problems(record)
     if wrong:
         return wrong
     problems = [
@@ -145,7 +140,19 @@ def _record_problems(bundle: Bundle, seed: int) -> list[str]:
     if record["seed"] != seed:
         problems.append(f"the record in seed-{seed}/ says it is of seed {record['seed']!r}.")
     problems += key_problems(record)
-    return problems + config_problems(bundle.configs[seed], record)
+    config = bundle.configs[seed]
+    problems += config_problems(config, record)
+    return problems or declared_problems(config, record)
+
+
+def type_problems(record: Mapping[str, Any]) -> list[str]:
+    """Facts of a record that are of another type than the schema has them."""
+    return [
+        f"{name} is {shortened(record[name])}; expected {kind.__name__}."
+        for kind, names in _TYPES.items()
+        for name in names
+        if name in record and type(record[name]) is not kind
+    ]
 
 
 def _shared_problems(bundle: Bundle) -> list[str]:

@@ -71,11 +71,15 @@ class Reference:
                 part: None if told["groups"][part] is None else tuple(told["groups"][part])
                 for part in PARTS
             }
+            for part in PARTS:
+                ids, of = found.parts[part], groups[part]
+                if of is not None and (ids is None or len(of) != len(ids)):
+                    raise KeyError(part)
             return cls(found, groups, {fact: told["facts"][fact] for fact in FACTS})
         except (KeyError, TypeError) as error:
             raise VerificationError(
-                f"{folder / GROUPS} is damaged: expected the groups of {' and '.join(PARTS)} and "
-                f"the facts {', '.join(FACTS)}. Restore it from a copy."
+                f"{folder / GROUPS} is damaged: expected a group for each image of "
+                f"{' and '.join(PARTS)} and the facts {', '.join(FACTS)}. Restore it from a copy."
             ) from error
 
     def differences(self, other: Reference) -> list[str]:

@@ -125,10 +125,11 @@ def _check_alone(bundle: Bundle) -> None:
             f"{bundle.path}: the data set '{config.get('dataset_name')}' is not known here. Give "
             "its file: --plugin FILE"
         )
-    if config.get("init_from") is not None:
+    from_file = bundle.first["key_parts"]["config"].get("weights") == "file"
+    if from_file or any(one.get("init_from") is not None for one in bundle.configs.values()):
         raise UsageError(
-            f"{bundle.path} starts from another run's weights ({config['init_from']}), which are "
-            "not in the bundle. It can be re-scored only."
+            f"{bundle.path} starts from another run's weights or a file's, which are not in the "
+            "bundle. It can be re-scored only."
         )
     if bundle.first["num_devices"] != 1:
         raise UsageError(
@@ -143,6 +144,8 @@ def _train(
     """The record of a run in a fresh process."""
     record = bundle.records[seed]
     config = dict(bundle.configs[seed])
+    # Places are the reader's: a stranger's would be read, or made a store in, on this machine.
+    config["dataset"] = record["key_parts"]["config"]["dataset"]
     # All cores of another machine would be another number of threads.
     config["machine"] = {**config["machine"], "threads": record["threads"]}
     results = work / f"seed-{seed}"

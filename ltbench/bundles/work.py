@@ -17,6 +17,7 @@ from ltbench.bundles.page import check_shown
 from ltbench.bundles.reading import Bundle, open_bundle
 from ltbench.bundles.reference import Reference, of_data, of_run
 from ltbench.bundles.rerun import rerun
+from ltbench.bundles.row_checks import header_problems, rerun_problems
 from ltbench.bundles.scoring import rescored
 from ltbench.errors import DataMissingError, LtbenchError, UsageError, VerificationError
 from ltbench.results import RunFolder
@@ -119,9 +120,12 @@ def build(
             records = rescored(bundle, board.reference)
             row = row_of(bundle, records, None if again is None else _again(bundle, again))
             check_shown(bundle.path, board.reference.lists, row, records)
-            board.put(bundle, row)
+            with board.alone():
+                _refuse_known(bundle, board)
+                board.put(bundle, row)
             rows.append(row)
-        board.write_table(_records(board))
+        with board.alone():
+            board.write_table(_records(board))
     return board, rows
 
 
@@ -209,8 +213,10 @@ def add(
     if dry_run:
         return Added(target.folder, None, row)
     target = Board.create(target.folder, reference)
-    file = target.put(bundle, row)
-    target.write_table(_records(target))
+    with target.alone():
+        _refuse_known(bundle, target)  # another process may have added it meanwhile
+        file = target.put(bundle, row)
+        target.write_table(_records(target))
     return Added(target.folder, file, row)
 
 
@@ -268,10 +274,10 @@ def check(boards: Sequence[Path] = (), data_root: Path | None = None) -> list[Fa
 
 def _check_one(board: Board, data_root: Path | None) -> Facts:
     facts: Facts = {"board": str(board.folder), "rows": 0, "images": 0, "numbers": 0, "split": ""}
-    problems: list[str] = []
     records: dict[str, list[Facts]] = {}
     try:
         rows, reference = board.rows(), board.reference
+        problems = header_problems(board)
     except LtbenchError as error:
         return {**facts, "problems": [str(error)]}
     for name, row in rows.items():
@@ -282,7 +288,11 @@ def _check_one(board: Board, data_root: Path | None) -> Facts:
             problems.append(str(error))
             continue
         expected = row_of(bundle, records[name], row.get("rerun"))
-        problems += _row_problems(name, row, expected)
+        problems += _row_problems(name, row, expected) + rerun_problems(name, row)
+        if bundle.manifest.name != name:
+            problems.append(
+                f"{name}: the row and its bundle should be called {bundle.manifest.name}"
+            )
         facts["rows"] += 1
         facts["images"] += sum(_num_images(record) for record in records[name])
         facts["numbers"] += sum(_count(record["metrics"]) for record in records[name])
@@ -307,7 +317,7 @@ def _row_problems(name: str, row: Facts, expected: Facts) -> list[str]:
 
 def _table_problems(board: Board, records: Mapping[str, Sequence[Facts]]) -> list[str]:
     try:
-        text = (board.folder / TABLE).read_text(encoding="utf-8")
+        text = (board.folder / TABLE).read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
     if text == board.table(records):

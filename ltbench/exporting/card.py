@@ -8,10 +8,11 @@ from typing import Any
 
 from ltbench.bundles.portable import command
 from ltbench.errors import LtbenchError
-from ltbench.exporting.facts import input_shape, steps_of_view
+from ltbench.exporting.facts import input_shape, steps_before, steps_of_view
 from ltbench.files import read_json
 from ltbench.program import PROGRAM
 from ltbench.registry import DATASETS, METHODS
+from ltbench.report.as_markdown import escaped
 from ltbench.report.footer import leak
 from ltbench.report.tables import comparison, per_class, to_markdown
 from ltbench.results import RunFolder
@@ -38,7 +39,7 @@ def model_card(trained: Trained, kind: str, checks: Mapping[str, float]) -> str:
     """
     record = trained.record
     parts = [
-        f"# {record['label']}, trained on {record['dataset']}",
+        escaped(f"# {record['label']}, trained on {record['dataset']}"),
         _what(trained, kind),
         f"## Intended use and limits\n\n{_LIMITS}",
         _input(trained, kind, checks),
@@ -55,7 +56,8 @@ def _what(trained: Trained, kind: str) -> str:
     info = _info(METHODS, record["method"])
     weights = record["weights"]["name"]
     lines = [
-        f"- Method: {record['label']}" + (f" ({info.paper})" if info and info.paper else ""),
+        f"- Method: {escaped(record['label'])}"
+        + (f" ({info.paper})" if info and info.paper else ""),
         f"- Network: {trained.config.backbone}, "
         + ("from random weights" if weights == "none" else f"from the weights {weights}")
         + f"; {record['ledger']['num_parameters']} parameters in training",
@@ -73,13 +75,15 @@ def _input(trained: Trained, kind: str, checks: Mapping[str, float]) -> str:
     inside = "inside the model" if kind == "onnx" else "yours to do"
     steps = "; ".join(f"{view}: {steps_of_view(trained, view) or 'nothing'}" for view in views)
     averaged = f" The logits of the {len(views)} views are averaged." if len(views) > 1 else ""
+    before = steps_before(trained)
     told = ", ".join(f"{off:.1e} on {what} pictures" for what, off in checks.items())
     lines = [
         f"- Input `images`: float32 (N, {channels}, {height}, {width}), {colour}, 8-bit pixels "
         f"divided by 255. Normalisation (mean {mean}, std {std}) is {inside}.",
-        f"- Before that, a picture goes through: {steps}.{averaged}",
+        *([f"- A picture is first {before}."] if before else []),
+        f"- Then it goes through: {steps}.{averaged}",
         f"- Output `logits`: float32 (N, {len(record['class_names'])}), in this order: "
-        f"{', '.join(record['class_names'])}. Softmax gives probabilities.",
+        f"{', '.join(map(_name, record['class_names']))}. Softmax gives probabilities.",
     ]
     if told:
         lines.append(f"- ONNX Runtime's logits are off from torch's by at most {told}.")
@@ -91,7 +95,7 @@ def _input(trained: Trained, kind: str, checks: Mapping[str, float]) -> str:
 def _data(record: Mapping[str, Any]) -> str:
     info = _info(DATASETS, record["dataset"])
     counts = ", ".join(
-        f"{name} {count}"
+        f"{_name(name)} {count}"
         for name, count in zip(record["class_names"], record["train_counts"], strict=True)
     )
     lines = [
@@ -102,7 +106,7 @@ def _data(record: Mapping[str, Any]) -> str:
         f"- Leak: {leak(record)}",
     ]
     if record.get("groups_note"):
-        lines.append(f"- {record['groups_note']}")
+        lines.append(f"- {escaped(record['groups_note'])}")
     return "## Data\n\n" + "\n".join(lines)
 
 
@@ -135,8 +139,8 @@ def _external(folder: RunFolder) -> str:
         told = read_json(file)
         score = told["metrics"]["test"]["balanced_accuracy"]
         lines.append(
-            f"- {told['dataset']}, {told['protocol']}: {told['num_images']} images, balanced "
-            f"accuracy {100 * score:.2f}"
+            f"- {escaped(told['dataset'])}, {escaped(told['protocol'])}: {told['num_images']} "
+            f"images, balanced accuracy {100 * score:.2f}"
         )
     return "\n".join(["## Tests on other data", "", *lines]) if lines else ""
 
@@ -164,6 +168,11 @@ def _traced(record: Mapping[str, Any]) -> str:
         *(["```sh", command(record["command"]), "```"] if record["command"] else ["not recorded"]),
     ]
     return "## Where it comes from\n\n" + "\n".join(lines)
+
+
+def _name(of_class: str) -> str:
+    """A class's name in a list, as Markdown shows it: one that holds a comma in quotes."""
+    return escaped(f'"{of_class}"' if "," in of_class else of_class)
 
 
 def _info(registry: Any, name: str) -> Any:

@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from ltbench.bundles.portable import command
+from ltbench.store.dataset import StoredConfig
 from ltbench.trained import Trained
 
-__all__ = ["input_shape", "model_facts", "steps_of_view"]
+__all__ = ["input_shape", "model_facts", "steps_before", "steps_of_view"]
 
 
 def input_shape(trained: Trained) -> tuple[int, int, int]:
@@ -29,6 +30,22 @@ def steps_of_view(trained: Trained, view: str) -> list[dict[str, Any]]:
     return dumped[view]
 
 
+def steps_before(trained: Trained) -> str:
+    """What the data set's store does to a picture before any view; "" where it has none."""
+    config = trained.config.dataset
+    if not isinstance(config, StoredConfig):
+        return ""
+    sides = ", ".join(f"{side} x {side}" for side in config.squares)
+    square = (
+        f"; where a view begins with a resize to {sides}, it is made straight from the full "
+        "picture, bilinear"
+    )
+    return (
+        "turned as EXIF says, converted to RGB, and scaled to a shorter side of at most "
+        f"{config.short_side} (bicubic){square if sides else ''}; all antialiased"
+    )
+
+
 def model_facts(trained: Trained, *, normalised_inside: bool) -> dict[str, str]:
     """Text by name; lists and numbers as JSON.
 
@@ -43,6 +60,7 @@ def model_facts(trained: Trained, *, normalised_inside: bool) -> dict[str, str]:
         "format": "ltbench model 1",
         "run": record["name"],
         "label": record["label"],
+        "backbone": trained.config.backbone,
         "method": record["method"],
         "dataset": record["dataset"],
         "protocol": record["protocol"],
@@ -54,6 +72,7 @@ def model_facts(trained: Trained, *, normalised_inside: bool) -> dict[str, str]:
         "normalisation": "inside" if normalised_inside else "outside",
         "mean": record["input"]["mean"],
         "std": record["input"]["std"],
+        "before_views": steps_before(trained),
         "views": {view: steps_of_view(trained, view) for view in views},
         "views_note": "What is done to a picture before it is put in. Logits of several views are "
         "averaged.",

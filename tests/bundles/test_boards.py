@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 
 import ltbench
-from ltbench.bundles import making, rerun, training
+from ltbench.bundles import making, rerun, training, work
 from ltbench.bundles.manifest import sources_digest
 from ltbench.bundles.members import zip_bytes
 from ltbench.bundles.portable import command, portable
 from ltbench.bundles.reading import open_bundle
+from ltbench.bundles.row_checks import rerun_problems
 from ltbench.bundles.work import Rerun, add, build, check, make_bundle
 from ltbench.cell import plugin_digest
 from ltbench.errors import (
@@ -182,6 +184,49 @@ def test_the_same_row_is_not_added_twice(board, good):
         add(good, board=board)
 
 
+def test_rows_added_at_once_are_all_in_the_table(board, good, tmp_path, monkeypatch):
+    """The second begins while the first has its row, and not yet its table."""
+    other = tmp_path / "other.zip"
+    tiny_run("focal", tmp_path / "focal", {"epochs": 1})
+    make_bundle(tmp_path / "focal", _only_key(tmp_path / "focal"), other)
+    both = work._records
+    second = threading.Thread(target=add, args=(other,), kwargs={"board": board})
+
+    def slow(of):
+        found = both(of)
+        if second.ident is None:
+            second.start()
+            second.join(timeout=1)
+        return found
+
+    monkeypatch.setattr(work, "_records", slow)
+    add(good, board=board)
+    second.join()
+    (found,) = check([board])
+    assert (found["rows"], found["problems"]) == (3, [])
+
+
+def test_a_row_that_came_meanwhile_is_not_overwritten(board, good, monkeypatch):
+    asked = []
+    refuse = work._refuse_known
+
+    def late(bundle, target):
+        asked.append(bundle)
+        if len(asked) == 2:
+            target.put(bundle, {**json.loads(next(target.folder.glob("rows/*")).read_text()),
+                                "key": bundle.manifest.key})  # fmt: skip
+        refuse(bundle, target)
+
+    monkeypatch.setattr(work, "_refuse_known", late)
+    with pytest.raises(UsageError, match="has the configuration"):
+        add(good, board=board)
+
+
+def _only_key(results):
+    (record,) = results.glob("*/*/*/*/*/record.json")
+    return record.parent.parent.name
+
+
 def test_dry_run_writes_nothing(board, good):
     before = {file: file.read_bytes() for file in board.rglob("*") if file.is_file()}
     assert add(good, board=board, dry_run=True).file is None
@@ -245,6 +290,21 @@ def promote(row):
     row["level"] = "re-run"
 
 
+RERUN = {
+    "equal": "within 0.01", "largest_difference": 0.002, "seeds": [0], "other_machine": [],
+    "versions": {},
+}  # fmt: skip
+
+
+def claim_rerun(board, told):
+    change_json(next(board.glob("rows/*")), lambda row: row.update(level="re-run", rerun=told))
+
+
+def rename_row(board):
+    for file in [*board.glob("rows/*"), *board.glob("bundles/*")]:
+        file.rename(file.with_stem("ecl-0"))
+
+
 DAMAGE = {
     "row": (lambda b: change_json(next(b.glob("rows/*")), inflate), "test.macro_f1.mean: the"),
     "level": (lambda b: change_json(next(b.glob("rows/*")), promote), "level: the board says"),
@@ -265,6 +325,41 @@ DAMAGE = {
         "were changed: expected digest",
     ),
     "header": (lambda b: (b / "board.json").unlink(), "found no board.json"),
+    "data set": (
+        lambda b: change_json(b / "board.json", lambda told: told.update(dataset="isic2019")),
+        "board.json: dataset: expected 'toy_blobs', came 'isic2019'",
+    ),
+    "protocol": (
+        lambda b: change_json(b / "board.json", lambda told: told.update(protocol="group")),
+        "board.json: protocol: expected",
+    ),
+    "too few groups": (
+        lambda b: change_json(b / "groups.json", lambda told: told["groups"].update(test=["g"])),
+        "a group for each image",
+    ),
+    "half a row": (
+        lambda b: change_json(next(b.glob("rows/*")), lambda row: row.pop("seeds")),
+        "is no row of a board",
+    ),
+    "huge": (
+        lambda b: change_json(
+            next(b.glob("rows/*")), lambda row: row["test"]["macro_f1"].update(mean=10**400)
+        ),
+        "test.macro_f1.mean: the board says 1000",
+    ),
+    "table of other bytes": (
+        lambda b: (b / "README.md").write_bytes(b"\xff"), "README.md is not what"
+    ),
+    "other name": (lambda b: rename_row(b), "the row and its bundle should be called ce-"),
+    "re-run": (lambda b: claim_rerun(b, "x"), "rerun: expected equal, largest_difference"),
+    "re-run of nothing": (lambda b: claim_rerun(b, {}), "rerun: expected equal"),
+    "re-run of one seed": (lambda b: claim_rerun(b, {**RERUN, "seeds": [7]}), "of the seeds [7]"),
+    "re-run with a difference": (
+        lambda b: claim_rerun(b, {**RERUN, "largest_difference": 0.3}), "and off by 0.3"
+    ),
+    "re-run in other words": (
+        lambda b: claim_rerun(b, {**RERUN, "equal": "exactly | <b>"}), "expected 'bit for bit' or"
+    ),
     "schema": (
         lambda b: change_json(b / "board.json", lambda told: told.update(schema_version=7)),
         "expected a board of schema version 1",
@@ -280,9 +375,19 @@ def test_check_finds(damage, message, board, bench):
     assert message in answer.err
 
 
+def test_a_row_that_was_trained_again_elsewhere_passes(board):
+    """Bits of another processor; that it was done is its keeper's word."""
+    claim_rerun(board, RERUN)
+    assert rerun_problems("ce", {"rerun": RERUN, "seeds": [0]}) == []
+    (found,) = check([board])
+    assert found["problems"] == [
+        "README.md is not what its rows give. Restore it, or write it again: `leaderboard build "
+        f"{board} --out {board}`"
+    ]
+
+
 def test_check_compares_the_split_with_the_data_set(board, good, monkeypatch):
     """A board whose lists were made up in one go fits itself, and not the data."""
-    from ltbench.bundles import work
     from ltbench.bundles.reference import Reference
 
     made = work.of_data
@@ -359,6 +464,21 @@ def test_rerun_by_a_version_with_more_settings(good):
     assert "train_counts: claimed" in problems[1]
 
 
+def test_rerun_takes_the_data_sets_settings_from_the_key(board, forger, monkeypatch):
+    """Where data lie is no part of it: a config could name any folder of the reader's."""
+    for seed in (0, 1):
+        forger.json(f"seed-{seed}/config.json", lambda config: config["dataset"].update(noise=0.9))
+    jobs = []
+    monkeypatch.setattr(rerun, "write_json", lambda path, job: jobs.append(job))
+    monkeypatch.setattr(
+        rerun.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", "stopped")
+    )
+    with pytest.raises(RunFailedError, match="stopped"):
+        add(forger.write(), board=board, again=Rerun(plugins=(TOY_BLOBS,)))
+    keyed = json.loads(forger.members["seed-0/record.json"])["key_parts"]["config"]["dataset"]
+    assert jobs[0]["config"]["dataset"] == keyed != {**keyed, "noise": 0.9}
+
+
 @pytest.fixture
 def own_bundle(tmp_path, monkeypatch, own_registries):
     """A bundle of a method that is known to its maker alone; what marks that its code ran."""
@@ -415,7 +535,7 @@ def test_a_rerun_that_fails_says_why(board, good):
 def test_what_a_bundle_alone_cannot_repeat(forger, board):
     for seed in (0, 1):
         forger.json(f"seed-{seed}/config.json", lambda config: config.update(init_from="abc"))
-    with pytest.raises(UsageError, match="starts from another run's weights"):
+    with pytest.raises(UsageError, match="starts from another run's weights or a file's"):
         add(forger.write(), board=board, again=Rerun(plugins=(TOY_BLOBS,)))
 
 

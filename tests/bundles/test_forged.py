@@ -199,6 +199,17 @@ def test_another_methods_name_on_the_row(forger, board):
     )
 
 
+def test_feedback_that_the_method_does_not_declare(forger, board):
+    """Tables mark rows that train on validation feedback by the record's word alone."""
+    for seed in (0, 1):
+        forger.json(
+            f"seed-{seed}/record.json",
+            lambda record: record.update(uses_validation=True, feedback_split="validation"),
+        )
+    message = refused(forger.write(), board)
+    assert "uses_validation: the record says True, its method declares False" in message
+
+
 def test_one_run_as_two_seeds(forger, board):
     for name in ("predictions.npz", "record.json", "config.json"):
         forger.members[f"seed-1/{name}"] = forger.members[f"seed-0/{name}"]
@@ -307,19 +318,21 @@ def test_a_pickle_in_the_predictions(forger, board, tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-def lying_header(shape):
+def lying_header(shape, descr="<f4", data=bytes(16)):
     """An array whose header asks for more memory than there is."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        buffer, {"descr": descr, "fortran_order": False, "shape": shape}
     )
-    return buffer.getvalue() + bytes(16)
+    return buffer.getvalue() + data
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
         ({"test/logits.npy": lying_header((10**12, 4))}, "a header that says"),
+        ({"test/logits.npy": lying_header((True, 4))}, "a header that says"),
+        ({"test/class_names.npy": lying_header((10**12,), "<U0", b"")}, "names of no letters"),
         ({"test/logits.npy": npy(np.zeros((2, 2, 2)))}, "with 3 dimensions"),
         ({"test/ids.npy": npy(np.array([b"x"]))}, "an array of |S1"),
         ({"test/more.npy": npy(np.zeros(2))}, "does not belong there"),
@@ -384,6 +397,14 @@ def test_records_that_are_no_records(text, message, forger, board):
     assert message in found or "schema version 1, came None" in found
 
 
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1" + b"0" * 400])
+@pytest.mark.parametrize("where", [b'"key_parts": {', b'"test": {', b'"ledger": {'])
+def test_numbers_that_nothing_can_hold(where, number, forger, board):
+    name = "seed-0/record.json"
+    forger.members[name] = forger.members[name].replace(where, where + b'"more": ' + number + b",")
+    assert "is larger than any number" in refused(forger.write(), board)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -400,14 +421,44 @@ def test_records_of_another_shape(name, value, message, forger, board):
     assert message in refused(forger.write(), board)
 
 
-def test_a_label_cannot_write_into_the_page(forger, board):
-    label = "ce <img src=x onerror=alert(1)> | 100 | `x`"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<img src=x onerror=alert(1)> | 100 | `x`",
+        "(official, re-run)",
+        "epochs=2 (re-run)",
+        "epochs=3",
+        "weights=none\r| best |",
+        "\r",
+        "\u202egnp",
+        "\u200b",
+        "\u0435cl",
+    ],
+)
+def test_a_label_says_the_row_and_nothing_else(words, forger, board):
+    """Line breaks and marks of direction too, which would make the table another one."""
+    label = f"ce {words}"
     for seed in (0, 1):
         forger.json(f"seed-{seed}/record.json", lambda record: record.update(label=label))
-    add(forger.write(label=label), board=board)
+    assert "but its configuration has no setting" in refused(forger.write(label=label), board)
+
+
+def test_a_setting_cannot_write_into_the_page(forger, board):
+    """Names of files are the maker's own words."""
+    label = "ce weights=<script>alert(1)</script> | 100 | `x`"
+
+    def change(record):
+        record["label"] = label
+        record["key_parts"]["config"]["weights"] = "file"
+        record["key"] = key_of(record)
+
+    for seed in (0, 1):
+        forger.json(f"seed-{seed}/record.json", change)
+    key = json.loads(forger.members["seed-0/record.json"])["key"]
+    add(forger.write(label=label, key=key), board=board)
     text = (board / "README.md").read_text()
-    assert "<img" not in text
-    assert "&lt;img" in text
+    assert "<script" not in text
+    assert "&lt;script" in text
     assert "| 100 |" not in text
 
 

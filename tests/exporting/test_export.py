@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import ltbench
 from ltbench.errors import DataMissingError, VerificationError
 from ltbench.exporting import onnx_model
 from ltbench.exporting.card import model_card
+from ltbench.exporting.facts import steps_before
 from ltbench.registry import DATASETS, METHODS
 from ltbench.testing import tiny_run
 from ltbench.testing.tiny import TOY_BLOBS
@@ -44,6 +46,8 @@ def test_safetensors(run, tmp_path, bench):
         facts = file.metadata()
     assert json.loads(facts["class_names"]) == [f"blob {i}" for i in range(4)]
     assert facts["normalisation"] == "outside"
+    assert facts["backbone"] == load_trained(run).config.backbone
+    assert facts["before_views"] == ""  # toy_blobs has no store
     assert json.loads(facts["mean"]) == run.record()["input"]["mean"]
     assert facts["weights_digest"] == run.record()["digests"]["weights"]
 
@@ -70,6 +74,34 @@ def test_the_card_says_what_must_be_known(run, tmp_path):
         assert part in text, part
     assert re.search(r"^blob 3 +1 +6 ", text, re.M), "the counts behind each class's numbers"
     assert str(run.path) not in text
+
+
+def test_the_card_shows_names_as_they_are(run, monkeypatch):
+    """Class names are a user's own; one with a comma would be read as two."""
+    trained = load_trained(run)
+    names = ["naevus, common", "<img src=x>", "a_b_c", "*x*"]
+    monkeypatch.setitem(trained.record, "class_names", names)
+    text = model_card(trained, "safetensors", {})
+    assert 'in this order: "naevus, common", &lt;img src=x&gt;,' in text
+    outside = re.sub(r"```.*?```", "", text, flags=re.S)
+    assert "<img" not in outside
+
+
+def test_what_the_store_does_is_told(run, monkeypatch):
+    """An exported model alone does not say how the pictures it was trained on were scaled."""
+    from ltbench.store.dataset import StoredConfig
+
+    trained = load_trained(run)
+    trained = replace(
+        trained,
+        config=trained.config.model_copy(
+            update={"dataset": StoredConfig(short_side=64, squares=(32,))}
+        ),
+    )
+    told = steps_before(trained)
+    assert "a shorter side of at most 64 (bicubic)" in told
+    assert "a resize to 32 x 32" in told
+    assert f"- A picture is first {told}." in model_card(trained, "safetensors", {})
 
 
 def test_the_card_tells_external_tests(run, tmp_path):
