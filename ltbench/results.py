@@ -356,6 +356,16 @@ def _matching(root: Path, name: str) -> list[RunFolder]:
     raise UsageError(f"No run '{name}' in {root}. {_EXPECTED}{known}")
 
 
+def training_counts(record: Mapping[str, Any]) -> list[int]:
+    """Images of the training part by class, those carved from it for feedback among them.
+
+    `train_counts` of a record are what a method was trained on.
+    """
+    counts = record["train_counts"]
+    carved = record.get("feedback_counts") if record.get("feedback_split") == "inner" else None
+    return [a + b for a, b in zip(counts, carved or [0] * len(counts), strict=True)]
+
+
 def _listed(runs: list[RunFolder]) -> str:
     lines = [f"\n  {run.name}  ({run.path})" for run in runs[:_NUM_LISTED]]
     more = f"\n  and {len(runs) - _NUM_LISTED} more" if len(runs) > _NUM_LISTED else ""

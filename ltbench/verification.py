@@ -22,7 +22,7 @@ from ltbench.data import lists
 from ltbench.errors import DataMissingError, LtbenchError, VerificationError
 from ltbench.metrics import evaluate, selection_value
 from ltbench.predictions import Predictions
-from ltbench.results import SCHEMA_VERSION, RunFolder
+from ltbench.results import SCHEMA_VERSION, RunFolder, training_counts
 
 __all__ = ["Check", "Verified", "render", "verify_run"]
 
@@ -215,20 +215,13 @@ def _stored(folder: RunFolder, record: Facts) -> dict[str, Predictions | None]:
 
 
 def _metrics(folder: RunFolder, record: Facts) -> str:
-    counts, problems, parts = _train_counts(record), [], []
+    counts, problems, parts = training_counts(record), [], []
     for part, given in _stored(folder, record).items():
         if given is not None:
             problems += claim_problems(record, part, evaluate(given, counts))
             parts.append(part)
     refuse(problems)
     return f"all of {' and '.join(parts)} computed again, equal to 1e-9"
-
-
-def _train_counts(record: Mapping[str, Any]) -> list[int]:
-    """Images of the training part by class, those carved from it for feedback among them."""
-    counts = record["train_counts"]
-    carved = record.get("feedback_counts") if record.get("feedback_split") == "inner" else None
-    return [a + b for a, b in zip(counts, carved or [0] * len(counts), strict=True)]
 
 
 def _split(folder: RunFolder, record: Facts) -> str:
@@ -253,7 +246,7 @@ def split_problems(
         bare = None if given is None else replace(given, groups=None)
         problems += [f"{part}: {problem}" for problem in image_problems(bare, part, reference)]
     test = record["metrics"].get("test")
-    told = [_train_counts(record), *([test["per_class"]["train_count"]] if test else [])]
+    told = [training_counts(record), *([test["per_class"]["train_count"]] if test else [])]
     problems += [
         f"training counts: expected {reference.train_counts}, came {counts}."
         for counts in told

@@ -45,11 +45,13 @@ def board_page(
         "",
         "## How each row was checked",
         "",
-        "| row | key | level | seeds | bundle |",
-        "|:--|:--|:--|--:|:--|",
-        *(_checked(rows[name]) for name in names),
+        "| row | key | level | seeds | method's source | bundle |",
+        "|:--|:--|:--|--:|:--|:--|",
+        *(_checked(rows[name], records[name][0]) for name in names),
         "",
         *(f"- {level}: {meaning}." for level, meaning in LEVELS.items()),
+        "- method's source: SHA-256 of the method's files, which the bundle holds. Rows of one "
+        "name and different sources are different methods.",
     ]
     return "\n".join([*lines, ""])
 
@@ -69,11 +71,13 @@ def check_shown(where: object, lists: SplitLists, row: Facts, records: Sequence[
         ) from error
 
 
-def _checked(row: Facts) -> str:
-    level = row["level"] + (f" ({row['rerun']['equal']})" if row["rerun"] else "")
-    seeds = ", ".join(map(str, row["seeds"]))
-    digest = row["bundle_digest"][:12]
-    return f"| {_escaped(row['label'])} | {row['key']} | {level} | {seeds} | {digest} |"
+def _checked(row: Facts, record: Facts) -> str:
+    level, seeds = row["level"], ", ".join(map(str, row["seeds"]))
+    if row["rerun"]:
+        equal, off = row["rerun"]["equal"], row["rerun"]["largest_difference"]
+        level += f" ({equal}{f', largest difference {off:.2g}' if off else ''})"
+    source, digest = record["key_parts"]["method_digest"][:12], row["bundle_digest"][:12]
+    return f"| {_escaped(row['label'])} | {row['key']} | {level} | {seeds} | {source} | {digest} |"
 
 
 def _escaped(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ltbench.errors import VerificationError
 from ltbench.predictions import Predictions
-from ltbench.results import SCHEMA_VERSION, RunFolder
+from ltbench.results import SCHEMA_VERSION, RunFolder, training_counts
 from ltbench.stored_predictions import predictions_digest
 
 __all__ = ["Material", "read_material"]
@@ -38,9 +38,8 @@ class Material:
 
     @property
     def train_counts(self) -> list[int]:
-        """Training images of each class."""
-        counts: list[int] = self.trained["train_counts"]
-        return counts
+        """Images of the training part by class."""
+        return training_counts(self.trained)
 
     @property
     def class_groups(self) -> Mapping[str, list[str]]:

@@ -16,7 +16,7 @@ from ltbench.files import canonical_json, sha256_hex
 from ltbench.metrics import METRICS, evaluate
 from ltbench.predictions import Predictions
 from ltbench.registry import suggest
-from ltbench.results import PREDICTIONS, RunFolder
+from ltbench.results import PREDICTIONS, RunFolder, training_counts
 from ltbench.stats.crossed import Estimate, estimate
 from ltbench.stats.resamples import NUM_RESAMPLES, RANDOM_SEED, GroupedImages, Resamples, resample
 from ltbench.stats.scores import CLASS_METRICS, averaged_classes, draws
@@ -123,7 +123,7 @@ class Board:
                 known |= draws(
                     self._predictions[row, seed],
                     self.resamples,
-                    self._records[row][seed]["train_counts"],
+                    training_counts(self._records[row][seed]),
                     _asked_together(name),
                 )
             columns.append(known[name] if class_index is None else known[name][:, class_index])
@@ -134,7 +134,7 @@ class Board:
         if class_index is not None:
             return self.resamples.reach([class_index])
         support = np.bincount(self.tested.targets, minlength=len(self.tested.class_names))
-        counts = next(iter(next(iter(self._records.values())).values()))["train_counts"]
+        counts = training_counts(next(iter(next(iter(self._records.values())).values())))
         return self.resamples.reach(averaged_classes(name, support, counts))
 
     def estimate(self, row: str, name: str, class_index: int | None = None) -> Estimate | None:
@@ -198,7 +198,7 @@ class Board:
                 [
                     seed,
                     derived.predictions_file_digest(run),
-                    self._records[row][seed]["train_counts"],
+                    training_counts(self._records[row][seed]),
                     _recorded(self._records[row][seed]),
                 ]
                 for seed, run in found.items()
@@ -283,7 +283,7 @@ def _evaluated(
     predictions: Predictions, record: Mapping[str, Any], run: RunFolder
 ) -> Mapping[str, Any]:
     try:
-        return evaluate(predictions, record["train_counts"])
+        return evaluate(predictions, training_counts(record))
     except VerificationError as error:
         raise VerificationError(f"{run.path / PREDICTIONS}: {error}") from error
 

@@ -377,6 +377,23 @@ def test_a_record_that_says_another_number_is_refused(tmp_path):
     assert Board(rows).values("a", "macro_f1")[0] == stored["macro_f1"], "which it does not say"
 
 
+def test_classes_are_rare_by_the_whole_training_part(tmp_path):
+    """Images that a method set aside for feedback make no class rarer than others' records say."""
+    rows = made_rows(tmp_path, {"a": 1.0, "b": 1.5})
+    for run in rows["a"]:
+        record = run.record()
+        carved = [count * 9 // 10 for count in record["train_counts"]]
+        record["train_counts"] = [
+            n - c for n, c in zip(record["train_counts"], carved, strict=True)
+        ]
+        record |= {"feedback_split": "inner", "feedback_counts": carved}
+        (run.path / "record.json").write_text(json.dumps(record))
+    found = Board(rows).values("a", "head_sensitivity")[0]
+    stored = rows["a"][0].record()["metrics"]["test"]
+    assert found == METRICS["head_sensitivity"].read(stored)
+    assert against_best(rows, "head_sensitivity")["a"].difference is not None
+
+
 def test_what_was_kept_does_not_hide_a_changed_record(tmp_path):
     rows = made_rows(tmp_path, {"a": 1.0, "b": 1.5})
     against_best(rows, "accuracy")
