@@ -112,7 +112,7 @@ def test_killed_again_and_again(make_files, tmp_path):
             break
         journal = tmp_path / "store.partial" / "journal"
         if journal.exists():
-            lengths.append(journal.stat().st_size)
+            lengths.append(journal.read_bytes().count(b"\n"))  # one killed early keeps the tail
             with journal.open("ab") as file:
                 file.write(b'0badc0de {"chunk":')
     write_store(folder, ids, files, SETTINGS).verify()
