@@ -137,6 +137,7 @@ def test_stop_and_resume(source, results, tmp_path):
     assert tiny_run("ce", results, settings).record["digest"] == whole.record["digest"]
 
 
+@pytest.mark.slow
 def test_runs_on_two_devices(source, results):
     settings = {"init_from": source.folder.name, "epochs": 1, "machine.devices": 2}
     outcome = tiny_run("ce", results, settings)

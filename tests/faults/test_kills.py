@@ -87,6 +87,7 @@ def test_sigterm_saves_and_says_how_to_go_on(grid):
     grid.check()
 
 
+@MANY
 def test_two_sweeps_on_one_folder(grid):
     """Neither runs what the other is at; together they do all of it."""
     first, second = grid.start(), grid.start()
