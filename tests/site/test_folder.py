@@ -126,6 +126,33 @@ def test_a_manifest_that_leads_out_of_the_folder_is_refused(site, root, tmp_path
     assert (tmp_path / "precious").exists()
 
 
+@pytest.mark.parametrize("listed", [{"begun": ["old/"]}, {"units": "old/precious"}, {}])
+def test_nothing_is_written_or_removed_through_a_link(site, root, tmp_path, listed):
+    """Whatever a manifest that came from elsewhere says, or a link in the site's place."""
+    folder, _ = site(root)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    link = folder / "old"
+    if "begun" in listed:
+        manifest["begun"] = listed["begun"]
+    elif "units" in listed:
+        manifest["units"]["x"] = {"stamp": "", "files": {listed["units"]: "0"}, "note": ""}
+    else:
+        link = folder / "figures" / "mine"
+        link.parent.mkdir()
+    if listed:
+        (elsewhere / "precious").write_text("x")
+    link.symlink_to(elsewhere)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    before = contents(elsewhere)
+    with pytest.raises(UsageError, match="is a link to another folder"):
+        site(root, methods=("ce",))
+    assert contents(elsewhere) == before
+    link.unlink()
+    site(root)
+
+
 @pytest.mark.parametrize("text", ["{", '{"kind": "ltbench site", "units": 3}'])
 def test_a_damaged_manifest_is_told(site, root, text):
     folder, _ = site(root)
