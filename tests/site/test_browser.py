@@ -242,7 +242,10 @@ def test_capitals_do_not_matter_and_a_changed_address_is_followed(start, whole):
     browser.open(whole / "index.html")
     browser.find("#filter-text").send_keys("CE")
     assert browser.names("made-group") == ["ce", "ce@strong"]
-    go = "const done = arguments[1]; addEventListener('hashchange', () => done(), {once: true});location.hash = arguments[0]"
+    go = (
+        "const done = arguments[1]; location.hash = arguments[0];"
+        "addEventListener('hashchange', () => done(), {once: true})"
+    )
     browser.driver.execute_async_script(go, "#q=ECL")
     assert browser.names("made-group") == ["ecl †"]
     browser.driver.execute_async_script(go, "#methods")  # a place, which changes nothing
