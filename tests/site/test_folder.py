@@ -247,6 +247,17 @@ def test_figures_are_files_with_captions(site, root):
     assert without.num_runs == plain.num_runs == made.num_runs
 
 
+def test_figures_tell_no_path_of_a_label(site, tmp_path):
+    """They draw names on one line."""
+    for name, told in (
+        ("ce", "ce  weights=/home/someone/w.pt"),
+        ("ecl", "ecl x=/home/someone/a&b"),
+    ):
+        row(tmp_path / "runs", name, 2.0, seeds=2, told=told)
+    folder, _ = site(tmp_path / "runs", figures=True)
+    assert [name for name, data in contents(folder).items() if b"someone" in data] == []
+
+
 def test_figures_that_cannot_be_drawn_say_why(site, root):
     run = next(run_folders(root))
     run.epochs_file.unlink()
