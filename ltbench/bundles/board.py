@@ -108,7 +108,7 @@ class Board:
         found = {}
         for file in sorted((self.folder / ROWS).glob("*.json")):
             row = read_json(file)
-            if not isinstance(row, dict) or not {"label", "key", "level"} <= set(row):
+            if not isinstance(row, dict) or not _is_row(row):
                 raise VerificationError(f"{file} is no row of a board. Restore it from a copy.")
             found[file.stem] = row
         return found
@@ -174,6 +174,13 @@ def find_board(split_digest: str, boards: Path = BOARDS) -> Board:
         f"Expected one board of split {split_digest[:12]} in {boards}, found {len(found)} (there: "
         f"{told}). Name the board with --board DIR; a new folder begins one."
     )
+
+
+def _is_row(row: Facts) -> bool:
+    """Whether a file says what a row is called and how it was checked."""
+    again = row.get("rerun")
+    is_told = again is None or (isinstance(again, dict) and isinstance(again.get("equal"), str))
+    return is_told and all(isinstance(row.get(name), str) for name in ("label", "key", "level"))
 
 
 def row_of(bundle: Bundle, records: Sequence[Facts], rerun: Facts | None) -> Facts:

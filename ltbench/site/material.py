@@ -156,6 +156,8 @@ def _unpacked(folder: Path, root: Path) -> dict[str, str]:
     levels: dict[str, str] = {}
     for name, row in rows.items():
         bundle = board.bundle(name)
+        again = row.get("rerun")
+        level = "re-scored" if again is None else f"re-run ({again['equal']})"
         for record in rescored(bundle, board.reference):
             seed = record["seed"]
             run = RunFolder.at(
@@ -170,6 +172,5 @@ def _unpacked(folder: Path, root: Path) -> dict[str, str]:
             run.write_predictions(bundle.predictions(seed))
             run.write_config(bundle.configs[seed])
             run.write_record(record)
-        again = row.get("rerun")
-        levels[row["key"]] = f"{row['level']} ({again['equal']})" if again else str(row["level"])
+            levels[record["key"]] = level
     return levels

@@ -247,6 +247,10 @@ def promote(row):
 
 DAMAGE = {
     "row": (lambda b: change_json(next(b.glob("rows/*")), inflate), "test.macro_f1.mean: the"),
+    "rerun": (
+        lambda b: change_json(next(b.glob("rows/*")), lambda told: told.update(rerun="yes")),
+        "is no row of a board",
+    ),
     "level": (lambda b: change_json(next(b.glob("rows/*")), promote), "level: the board says"),
     "table": (lambda b: (b / "README.md").write_text("| ce | 100 |"), "README.md is not what"),
     "bundle": (lambda b: next(b.glob("bundles/*")).write_bytes(b""), "is no bundle"),
