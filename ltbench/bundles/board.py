@@ -112,7 +112,7 @@ class Board:
         found = {}
         for file in sorted((self.folder / ROWS).glob("*.json")):
             row = read_json(file)
-            if not isinstance(row, dict) or not set(row) >= _IN_ROW:
+            if not isinstance(row, dict) or not _is_row(row):
                 raise VerificationError(f"{file} is no row of a board. Restore it from a copy.")
             found[file.stem] = row
         return found
@@ -192,6 +192,12 @@ def find_board(split_digest: str, boards: Path = BOARDS) -> Board:
         f"Expected one board of split {split_digest[:12]} in {boards}, found {len(found)} (there: "
         f"{told}). Name the board with --board DIR; a new folder begins one."
     )
+
+
+def _is_row(row: Facts) -> bool:
+    """Whether a file has what tables and pages show of a row."""
+    strings = ("label", "key", "level")
+    return set(row) >= _IN_ROW and all(isinstance(row[name], str) for name in strings)
 
 
 def row_of(bundle: Bundle, records: Sequence[Facts], rerun: Facts | None) -> Facts:

@@ -10,7 +10,7 @@ from ltbench.data.lists import SplitLists
 from ltbench.errors import VerificationError
 from ltbench.report.tables import comparison, to_markdown
 
-__all__ = ["LEVELS", "board_page", "check_shown"]
+__all__ = ["LEVELS", "board_page", "check_shown", "level_words"]
 
 Facts = dict[str, Any]
 
@@ -71,11 +71,17 @@ def check_shown(where: object, lists: SplitLists, row: Facts, records: Sequence[
         ) from error
 
 
+def level_words(row: Facts) -> str:
+    """How a row was checked, and how near a re-run came."""
+    again = row["rerun"]
+    if again is None:
+        return "re-scored"
+    off = again["largest_difference"]
+    return f"re-run ({again['equal']}{f', largest difference {off:.2g}' if off else ''})"
+
+
 def _checked(row: Facts, record: Facts) -> str:
-    level, seeds = row["level"], ", ".join(map(str, row["seeds"]))
-    if row["rerun"]:
-        equal, off = row["rerun"]["equal"], row["rerun"]["largest_difference"]
-        level += f" ({equal}{f', largest difference {off:.2g}' if off else ''})"
+    level, seeds = level_words(row), ", ".join(map(str, row["seeds"]))
     source, digest = record["key_parts"]["method_digest"][:12], row["bundle_digest"][:12]
     return f"| {_escaped(row['label'])} | {row['key']} | {level} | {seeds} | {source} | {digest} |"
 

@@ -11,7 +11,7 @@ from ltbench.predictions import Predictions
 from ltbench.results import SCHEMA_VERSION, RunFolder, training_counts
 from ltbench.stored_predictions import predictions_digest
 
-__all__ = ["Material", "read_material"]
+__all__ = ["Material", "read_material", "read_part"]
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ def read_material(folder: RunFolder) -> Material:
     if "trained_on" in record:
         origin = RunFolder(folder.path.parents[1])
         trained = _known_record(origin)
-    test = _read(folder, record, "test")
+    test = read_part(folder, record, "test")
     validation = None
     if trained["metrics"].get("val") is not None:
-        validation = _read(origin, trained, "val")
+        validation = read_part(origin, trained, "val")
     if validation is not None and validation.class_names != test.class_names:
         raise VerificationError(
             f"{folder.path}: expected validation and test of the same classes, found "
@@ -97,8 +97,13 @@ def _known_record(folder: RunFolder) -> Mapping[str, Any]:
     return record
 
 
-def _read(folder: RunFolder, record: Mapping[str, Any], part: str) -> Predictions:
-    """One part, refused where it is not the one that the record was made from."""
+def read_part(folder: RunFolder, record: Mapping[str, Any], part: str) -> Predictions:
+    """The predictions of "val" or "test", refused where they are not those of the record.
+
+    Raises:
+        DataMissingError: they are gone.
+        VerificationError: the file is damaged, or holds others than the record was made from.
+    """
     predictions = folder.read_predictions(part)
     expected = (record.get("digests") or {}).get(part)
     if expected is not None and predictions_digest(predictions) != expected:

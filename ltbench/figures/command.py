@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ltbench.errors import DataMissingError, UsageError
 from ltbench.figures.canvas import require_matplotlib
@@ -21,11 +22,12 @@ from ltbench.figures.of_rows import (
 from ltbench.figures.of_run import RUN_FIGURES, run_sketches
 from ltbench.figures.of_tuning import BUDGET, budget_sketch, tuned_places
 from ltbench.figures.stored import known_record
-from ltbench.files import storage_errors, write_bytes, write_text
+from ltbench.files import sha256_hex, storage_errors, write_bytes, write_text
 from ltbench.registry import normalise, suggest
 from ltbench.report.command import nothing_fits
 from ltbench.report.reading import read
 from ltbench.report.rows import Table, shown_keys, tables_of
+from ltbench.report.sheet import slug
 from ltbench.results import RunFolder
 
 __all__ = ["FIGURES", "WrittenFigures", "figures_of_results", "figures_of_runs", "render"]
@@ -36,6 +38,8 @@ FIGURES: tuple[str, ...] = tuple(
 """Names of all figures."""
 
 Record = Mapping[str, Any]
+
+_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,100}")
 
 
 @dataclass
@@ -183,7 +187,7 @@ def _write_table(pen: _Pen, table: Table, place: str, wanted: Collection[str]) -
     for row in table.rows if of_row else ():
         runs = [RunFolder(Path(record["folder"])) for record in row.records]
         method = runs[0].path.parts[-3]
-        pen.write_all(f"{place}/{method}-{shown[row.key]}", row_sketches(runs, of_row))
+        pen.write_all(f"{place}/{method}-{_part(shown[row.key])}", row_sketches(runs, of_row))
 
 
 def _write_budgets(
@@ -221,6 +225,13 @@ def _checked(only: Collection[str], known: Iterable[str], what: str) -> list[str
     return [name for name in known if not names or name in names]
 
 
+def _part(name: str) -> str:
+    """A name of a record as that of one folder, whatever it holds: none leads elsewhere."""
+    if _PART.fullmatch(name):
+        return name
+    return f"{slug(name)}-{sha256_hex(name.encode('utf-8', 'surrogatepass'))[:8]}"
+
+
 def _place(run: RunFolder) -> str:
     """Where a run's figures go: `<key>/seed-<n>`, an external test's below it."""
     if run.path.parent.name == "external":
@@ -230,7 +241,7 @@ def _place(run: RunFolder) -> str:
 
 def _places(tables: Sequence[Table]) -> Iterator[str]:
     """`<dataset>/<protocol>`, with the split where there are several."""
-    names = [f"{table.dataset}/{table.protocol}" for table in tables]
+    names = [f"{_part(table.dataset)}/{_part(table.protocol)}" for table in tables]
     for number, (name, table) in enumerate(zip(names, tables, strict=True)):
         if names.count(name) == 1:
             yield name

@@ -93,6 +93,11 @@ def matrix_of(records: Sequence[Mapping[str, Any]]) -> Matrix:
             f"of shape {counts.shape[1:]}, training images of {len(num_train)} classes."
         )
     totals = counts.sum(axis=2, keepdims=True)
+    if (counts < 0).any() or not totals.any(axis=1).all():
+        raise VerificationError(
+            "A record's confusion matrix holds no image, or fewer than none in a cell. Restore the "
+            "record from a copy, or run the cell again."
+        )
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
     return Matrix(
         names.pop(),

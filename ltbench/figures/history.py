@@ -28,6 +28,7 @@ __all__ = [
 LOSS: Final = "loss"
 MOST_TERMS: Final = 4  # logged values that are drawn beside the loss
 NLL: Final = "nll"
+_MOST_EPOCHS: Final = 1_000_000  # more can only be a mistake, and memory would not hold them
 VALIDATION: Final[Mapping[str, str]] = MappingProxyType(
     {"macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
 )
@@ -97,6 +98,10 @@ def _history(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Hi
     first = {stage.name: stage.first for stage in stages}
     at = [first[str(row["stage"])] + int(row["epoch"]) - 1 for row in rows]
     total = ends[-1]
+    if not 0 < total <= _MOST_EPOCHS or min(lengths.values()) < 0:
+        raise ValueError(f"{total} epochs")
+    if not 0 <= min(at) <= max(at) < total:
+        raise ValueError(f"an epoch that is none of 1 to {total}")
     names = [LOSS, *sorted({name for row in rows for name in row["train"]} - {LOSS})]
 
     def line(values: Sequence[Any]) -> np.ndarray:
@@ -173,7 +178,7 @@ def training_words_of_seeds(
 def _validation_part(record: Mapping[str, Any]) -> str:
     found = record["metrics"].get("val") or {}
     number = found.get("num_images")
-    return "Validation part" + (f" of {plural(int(number), 'image')}" if number else "")
+    return "Validation part" + (f" of {plural(number, 'image')}" if type(number) is int else "")
 
 
 def _stage_words(history: History) -> str:

@@ -106,11 +106,11 @@ def _rows(file: Path, columns: Sequence[str]) -> list[dict[str, float]]:
     Raises:
         VerificationError: a column or number is missing, or one is not finite.
     """
-    with file.open(encoding="utf-8", newline="") as lines:
-        found = list(csv.DictReader(lines))
     try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            found = list(csv.DictReader(lines))
         rows = [{name: float(row[name]) for name in columns} for row in found]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise VerificationError(
             f"{file} is damaged: expected numbers in the columns {', '.join(columns)}, got "
             f"{type(error).__name__}: {error}. The same `tune` command writes it again."

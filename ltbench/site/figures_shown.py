@@ -113,10 +113,13 @@ def figures_of_run(run: RunFolder) -> Iterator[Sketch | LeftOut]:
 
 def hidden_of(runs: Iterable[RunFolder]) -> dict[str, str]:
     """What figures of runs could tell of this machine, and what they say in its place."""
+    from ltbench.figures.names import literal
+
     hidden: dict[str, str] = {}
     for run in runs:
         label = str(run.record().get("label"))
-        hidden |= {f"{run.path}/": "", label: str(portable(label))}
+        told = str(portable(label))
+        hidden |= {f"{run.path}/": "", label: told, literal(label): literal(told)}
     return {text: told for text, told in hidden.items() if text != told}
 
 

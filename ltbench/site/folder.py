@@ -73,7 +73,7 @@ class SiteFolder:
 
         Raises:
             UsageError: something else than a site is there, or files that no site wrote lie where
-                a site's go.
+                a site's go, or a link stands in place of one of its folders.
         """
         empty = _Manifest(kind=KIND, schema_version=SCHEMA_VERSION, units={})
         with storage_errors(path, "--out"):
@@ -81,6 +81,7 @@ class SiteFolder:
                 raise UsageError(f"Expected a folder at {path}, found a file. Give another --out.")
             is_new = not path.exists() or not any(path.iterdir())
         folder = cls(path, empty if is_new else _read(path), tuple(planned))
+        folder._refuse_links()
         folder._refuse_foreign()
         return folder
 
@@ -165,6 +166,21 @@ class SiteFolder:
         units = dict(sorted(self._units.items()))
         self._write_manifest(_Manifest(kind=KIND, schema_version=SCHEMA_VERSION, units=units))
         return removed
+
+    def _refuse_links(self) -> None:
+        """What is written or removed below a link would be so elsewhere."""
+        files = (file for unit in self._before.units.values() for file in unit.files)
+        below = [
+            PurePosixPath(f"{name}-") for name in (*self._planned, *self._before.begun, *files)
+        ]
+        folders = {self.path / parent for one in below for parent in one.parents[:-1]}
+        within = (found for folder in folders for found in folder.rglob("*"))
+        links = [one for one in (*folders, *within) if one.is_symlink() and one.is_dir()]
+        if links:
+            raise UsageError(
+                f"{min(links)} is a link to another folder; what is below it is no site's to "
+                "change. Remove the link, or give another --out."
+            )
 
     def _refuse_foreign(self) -> None:
         ours = _Owned(self._before)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from ltbench.bundles.portable import portable
-from ltbench.errors import DataMissingError, UsageError
+from ltbench.errors import DataMissingError, UsageError, VerificationError
 from ltbench.inspection import standing
 from ltbench.registry import normalise
 from ltbench.report.command import nothing_fits
@@ -149,6 +149,8 @@ def _unpacked(folder: Path, root: Path) -> dict[str, str]:
     """
     # Reads bundles, which needs torch; the records of a results folder do not.
     from ltbench.bundles.board import Board
+    from ltbench.bundles.page import level_words
+    from ltbench.bundles.row_checks import rerun_problems
     from ltbench.bundles.scoring import rescored
 
     board = Board(folder)
@@ -156,6 +158,9 @@ def _unpacked(folder: Path, root: Path) -> dict[str, str]:
     levels: dict[str, str] = {}
     for name, row in rows.items():
         bundle = board.bundle(name)
+        problems = rerun_problems(name, row)
+        if problems:
+            raise VerificationError(f"{folder}: {'; '.join(problems)}. Restore it from a copy.")
         for record in rescored(bundle, board.reference):
             seed = record["seed"]
             run = RunFolder.at(
@@ -170,6 +175,5 @@ def _unpacked(folder: Path, root: Path) -> dict[str, str]:
             run.write_predictions(bundle.predictions(seed))
             run.write_config(bundle.configs[seed])
             run.write_record(record)
-        again = row.get("rerun")
-        levels[row["key"]] = f"{row['level']} ({again['equal']})" if again else str(row["level"])
+            levels[record["key"]] = level_words(row)
     return levels

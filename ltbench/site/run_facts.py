@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ltbench.bundles import portable as without_paths
+from ltbench.clinical.material import read_part
 from ltbench.errors import DataMissingError, LtbenchError
 from ltbench.metrics import METRICS
 from ltbench.report.footer import leak
@@ -148,15 +149,16 @@ def _square(matrix: list[Any], names: list[Any]) -> bool:
     )
 
 
-def mistakes_in(run: RunFolder, most: int) -> tuple[list[Mistake], str]:
+def mistakes_in(run: RunFolder, record: Record, most: int) -> tuple[list[Mistake], str]:
     """(the most confident mistakes on the test part, what is to be said of them)."""
     try:
-        predictions = run.read_predictions("test")
+        predictions = read_part(run, record, "test")
         found, number = confident_mistakes(predictions, most)
     except DataMissingError:
         return [], "The run's predictions are not here, so its mistakes cannot be listed."
     except LtbenchError as error:
-        told = str(error).replace(f"{run.path}/", "").partition("\n")[0]
+        told = str(error).partition("\n")[0].replace(f"{run.path}/", "")
+        told = told.removeprefix(f"{run.path}: ")
         return [], f"The run's predictions cannot be used: {without_paths.portable(told)}"
     images = len(predictions.ids)
     if not number:

@@ -122,7 +122,7 @@ def _facts(page: RunPage, run: RunFolder, record: Facts) -> Facts:
     config = run_facts.config_of(run, record)
     defaults = page.defaults.settings
     epochs, no_epochs = run_facts.history(run)
-    mistakes, told = run_facts.mistakes_in(run, page.num_mistakes)
+    mistakes, told = run_facts.mistakes_in(run, record, page.num_mistakes)
     return {
         "page": page,
         "seed": record["seed"],

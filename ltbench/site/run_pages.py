@@ -103,7 +103,7 @@ class RunPages:
         why_not = shelf.why_not(record, settings)
         if why_not:
             return replace(page, no_pictures=why_not)
-        mistakes, _ = mistakes_in(run, page.num_mistakes)
+        mistakes, _ = mistakes_in(run, record, page.num_mistakes)
         ids = [one.image for one in mistakes]
         return replace(page, pictures=shelf.take(record, settings, ids))
 

@@ -11,7 +11,7 @@ import yaml
 from ltbench.bundles.portable import portable
 from ltbench.errors import LtbenchError
 from ltbench.settings import flat
-from ltbench.site.shown import NOTHING, plain
+from ltbench.site.shown import NOTHING, mapping, plain
 
 __all__ = ["Defaults", "as_text", "changed", "defaults_of"]
 
@@ -53,7 +53,7 @@ def defaults_of(config: Mapping[str, Any]) -> Defaults:
         "recipe": config.get("recipe"),
     }
     of_data = {
-        f"dataset.{name}": value for name, value in flat(config.get("dataset") or {}).items()
+        f"dataset.{name}": value for name, value in flat(mapping(config.get("dataset"))).items()
     }
     reason = ""
     for settings in ({}, of_data):  # some data sets have settings without a default

@@ -144,3 +144,14 @@ def test_a_damaged_record_is_a_reason(run, damage):
     reasons = left_out(run_sketches(folder))
     assert list(reasons) == ["confusion"]
     assert "record" in reasons["confusion"]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_matrix_without_images_is_a_reason(run, count):
+    folder = run()
+    record = folder.record()
+    num = len(record["metrics"]["test"]["confusion"])
+    record["metrics"]["test"]["confusion"] = [[count] * num] * num
+    folder.write_record(record)
+    for sketches in (run_sketches(folder, ["confusion"]), row_sketches([folder], ["confusion"])):
+        assert "holds no image" in left_out(sketches)["confusion"]

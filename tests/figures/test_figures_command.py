@@ -74,6 +74,18 @@ def test_two_splits_have_folders_of_their_own(bench, tmp_path):
     assert {name.split("/")[2] for name in below(tmp_path / "o")} == {"11111111-1", "22222222-2"}
 
 
+def test_names_of_records_lead_nowhere_else(bench, tmp_path):
+    folder = made_folder(tmp_path / "runs", "ce", 0)
+    names = {"dataset": "../../a", "protocol": "/b", "key": "/../../../../c"}
+    folder.write_record(folder.record() | names)
+    out = tmp_path / "within" / "figures"
+    before = below(tmp_path)
+    answer = bench("figures", "--results", tmp_path / "runs", "--out", out)
+    assert answer.code == 0, answer.err
+    assert below(out)
+    assert set(below(tmp_path)) - set(before) == {f"within/figures/{file}" for file in below(out)}
+
+
 def test_an_external_test_of_a_run(tmp_path, bench):
     run = made_folder(tmp_path / "runs", "ce")
     folder = run.path / "external" / "other-0123"

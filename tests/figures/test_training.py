@@ -127,6 +127,21 @@ def test_no_history_and_a_damaged_one_are_reasons(run):
     assert "no run has a history" in left_out(row_sketches([folder]))["training"]
 
 
+@pytest.mark.parametrize(("epoch", "epochs"), [(-2, 3), (3, 3), (0, 0), (0, 10**12)])
+def test_an_epoch_that_cannot_be_is_a_reason(run, epoch, epochs):
+    folder = run()
+    rewrite(folder, [history_row(epoch, epochs)], selected=[])
+    assert "history is damaged" in left_out(run_sketches(folder, ["training"]))["training"]
+
+
+def test_a_number_of_images_that_is_none_is_not_told(run):
+    folder = run()
+    record = folder.record()
+    record["metrics"]["val"]["num_images"] = "x"
+    folder.write_record(record)
+    assert "Validation part: macro F1" in of(folder).caption
+
+
 def test_one_epoch(run):
     of(run(epochs=1, selected=[])).drawn()
 

@@ -81,11 +81,12 @@ def test_one_method_and_none(tuned):
 @pytest.mark.parametrize(
     "text",
     ["", "k,expected_best\n1,0.5\n", "k,expected_best,best_so_far\n1,nan,0.5\n",
-     "k,expected_best,best_so_far\n1,0.5\n", "k,expected_best,best_so_far\n2,0.5,0.5\n"],
+     "k,expected_best,best_so_far\n1,0.5\n", "k,expected_best,best_so_far\n2,0.5,0.5\n",
+     "\udcff\udcfe", f"k\n{'1' * 200_000}"],
 )  # fmt: skip
 def test_a_damaged_curve_is_named_and_the_others_are_drawn(tuned, text):
     file = tuned / "made" / "group" / "ce.curve.csv"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
     sketch = budget_sketch(tuned, "made", "group")
     assert f"{file} is damaged" in sketch.caption
     assert "ecl@paper" in texts(sketch.drawn().svg)

@@ -209,6 +209,65 @@ def test_undefined_numbers_come_last_either_way(start, whole):
     browser.check_quiet()
 
 
+def test_equal_rows_stay_and_published_ones_stay_apart(start, site, made_once, tmp_path):
+    """Whichever way: the page is delivered with three equal rows, papers' rows below them."""
+    folder, _ = site(made_once, out=tmp_path / "site", datasets=["made"])
+    index = folder / "index.html"
+    text = index.read_text("utf-8")
+    rows = re.findall(r"<tr data-find=.*?</tr>\n", text, re.S)
+    equal = [re.sub(r'data-v="0[^"]*"', 'data-v="0.5"', row) for row in rows]
+    paper = (
+        '</tbody>\n<tbody class="published">\n<tr class="heading"><th>Published</th></tr>\n'
+        f"{rows[0].replace(' data-kind=', ' data-was=')}</tbody>"
+    )
+    for row, other in zip(rows, equal, strict=True):
+        text = text.replace(row, other)
+    index.write_text(text.replace("</tbody>", paper, 1), "utf-8")
+    browser = start()
+    browser.open(index)
+    delivered = browser.names("made-group")
+    assert delivered[-2] == "Published"
+    for direction in ("descending", "ascending"):
+        browser.find("#made-group-table th[data-sort=accuracy] button").click()
+        heading = browser.find("#made-group-table th[data-sort=accuracy]")
+        assert heading.get_attribute("aria-sort") == direction
+        assert browser.names("made-group") == delivered
+    # With no row below it, their heading goes too.
+    browser.find("#filter-text").send_keys("ce")
+    assert "Published" not in browser.names("made-group")
+
+
+def test_capitals_do_not_matter_and_a_changed_address_is_followed(start, whole):
+    browser = start()
+    browser.open(whole / "index.html")
+    browser.find("#filter-text").send_keys("CE")
+    assert browser.names("made-group") == ["ce", "ce@strong"]
+    go = (
+        "const done = arguments[1]; location.hash = arguments[0];"
+        "addEventListener('hashchange', () => done(), {once: true})"
+    )
+    browser.driver.execute_async_script(go, "#q=ECL")
+    assert browser.names("made-group") == ["ecl †"]
+    browser.driver.execute_async_script(go, "#methods")  # a place, which changes nothing
+    assert browser.names("made-group") == ["ecl †"]
+    browser.check_quiet()
+
+
+def test_what_is_printed_is_whole(start, whole):
+    browser = start()
+    browser.open(next((whole / "runs").glob("*-seed-0.html")))
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    cut = browser.driver.execute_script(
+        "document.querySelectorAll('details').forEach(one => { one.open = true; });"
+        "const code = document.querySelector('.config code');"
+        "code.textContent = (code.textContent + 'x'.repeat(400) + '\\n').repeat(200);"
+        "return Array.from(document.querySelectorAll('.scroll, pre'))"
+        ".filter(one => one.scrollHeight > one.clientHeight + 1)"
+        ".map(one => one.className)"
+    )
+    assert cut == []
+
+
 def test_without_scripts_the_page_is_whole(start, whole):
     browser = start("--blink-settings=scriptEnabled=false")
     browser.open(whole / "index.html")

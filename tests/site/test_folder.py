@@ -126,6 +126,33 @@ def test_a_manifest_that_leads_out_of_the_folder_is_refused(site, root, tmp_path
     assert (tmp_path / "precious").exists()
 
 
+@pytest.mark.parametrize("listed", [{"begun": ["old/"]}, {"units": "old/precious"}, {}])
+def test_nothing_is_written_or_removed_through_a_link(site, root, tmp_path, listed):
+    """Whatever a manifest that came from elsewhere says, or a link in the site's place."""
+    folder, _ = site(root)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    link = folder / "old"
+    if "begun" in listed:
+        manifest["begun"] = listed["begun"]
+    elif "units" in listed:
+        manifest["units"]["x"] = {"stamp": "", "files": {listed["units"]: "0"}, "note": ""}
+    else:
+        link = folder / "figures" / "mine"
+        link.parent.mkdir()
+    if listed:
+        (elsewhere / "precious").write_text("x")
+    link.symlink_to(elsewhere)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    before = contents(elsewhere)
+    with pytest.raises(UsageError, match="is a link to another folder"):
+        site(root, methods=("ce",))
+    assert contents(elsewhere) == before
+    link.unlink()
+    site(root)
+
+
 @pytest.mark.parametrize("text", ["{", '{"kind": "ltbench site", "units": 3}'])
 def test_a_damaged_manifest_is_told(site, root, text):
     folder, _ = site(root)
@@ -218,6 +245,17 @@ def test_figures_are_files_with_captions(site, root):
     _, without = site(root)
     assert not (folder / "figures").exists()
     assert without.num_runs == plain.num_runs == made.num_runs
+
+
+def test_figures_tell_no_path_of_a_label(site, tmp_path):
+    """They draw names on one line."""
+    for name, told in (
+        ("ce", "ce  weights=/home/someone/w.pt"),
+        ("ecl", "ecl x=/home/someone/a&b"),
+    ):
+        row(tmp_path / "runs", name, 2.0, seeds=2, told=told)
+    folder, _ = site(tmp_path / "runs", figures=True)
+    assert [name for name, data in contents(folder).items() if b"someone" in data] == []
 
 
 def test_figures_that_cannot_be_drawn_say_why(site, root):

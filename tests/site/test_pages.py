@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,6 +24,7 @@ from ltbench.report.as_csv import read_csv
 from ltbench.results import PREDICTIONS, RunFolder, run_folders
 from ltbench.site.naming import run_stems
 from ltbench.site.shown import NOTHING
+from ltbench.stored_predictions import predictions_digest
 
 SHARED = ("accuracy", "macro_sensitivity", "macro_precision", "macro_f1", "macro_auc")
 TAIL = ("head_sensitivity", "medium_sensitivity", "tail_sensitivity", "worst_class_sensitivity")
@@ -326,12 +328,32 @@ def test_predictions_with_nan_are_told(site, tmp_path):
     broken = np.array(given.logits)
     broken[3, 1] = np.nan
     (run,) = run_folders(tmp_path / "r")
-    run.write_predictions(
-        {"test": predictions(1.0, 0).__class__(given.ids, given.targets, broken, given.class_names)}
-    )
+    diverged = replace(given, logits=broken)
+    run.write_predictions({"test": diverged})
+    run.write_record(run.record() | {"digests": {"test": predictions_digest(diverged)}})
     folder, _ = site(tmp_path / "r")
     page = read(next((folder / "runs").glob("*.html"))).text
     assert "1 of 62 images have a logit that is NaN or infinite" in page
+
+
+def test_mistakes_are_those_of_the_record_s_predictions(site, tmp_path):
+    """A file of other predictions, whole as it is, says nothing of the numbers above."""
+    row(tmp_path / "runs", "ce", 2.0, seeds=1)
+    run = next(run_folders(tmp_path / "runs"))
+    run.write_predictions({"test": predictions(1.0, 7)})
+    folder, _ = site(tmp_path / "runs")
+    page = read(next((folder / "runs").glob("*.html")))
+    assert "predictions of 'test' are not those its record was made from" in page.text
+    assert page.with_class("mistakes") == []
+    assert str(tmp_path) not in page.text
+
+
+def test_a_configuration_that_is_none_is_shown_as_it_is(site, tmp_path):
+    row(tmp_path / "runs", "ce", 2.0, seeds=1)
+    run = next(run_folders(tmp_path / "runs"))
+    run.write_config({"method_name": "ce", "dataset_name": "digits_lt", "dataset": "none"})
+    folder, _ = site(tmp_path / "runs")
+    assert "dataset: none" in read(next((folder / "runs").glob("*.html"))).text
 
 
 def test_many_classes_are_told_by_what_is_confused_most(site, tmp_path):

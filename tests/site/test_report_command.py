@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -97,6 +98,22 @@ def test_a_board_in_place_of_results(small_board, tmp_path):
         tmp_path / "site", boards=small_board, figures=False, bold=False, pictures=False
     )
     assert again.num_written == 0
+
+
+def test_a_level_is_that_of_its_own_row(small_board, tmp_path):
+    """Whatever key and level a row's file claims."""
+    folder = shutil.copytree(small_board, tmp_path / "board")
+    first, second = sorted((folder / "rows").iterdir())
+    told, other = (json.loads(file.read_text()) for file in (first, second))
+    first.write_text(json.dumps(told | {"rerun": None, "key": other["key"]}))
+    ltbench.write_site(tmp_path / "site", boards=folder, figures=False, bold=False, pictures=False)
+    index = read(tmp_path / "site" / "index.html")
+    rows = body_rows(table(index, "digits_lt-held_out-table"))
+    levels = {cells[0].text.removesuffix(" †"): cells[1].text for cells in rows}
+    assert levels == {told["label"]: "re-scored", other["label"]: "re-run (bit for bit)"}
+    first.write_text(json.dumps(told | {"rerun": "yes"}))
+    with pytest.raises(VerificationError, match="rerun: expected equal, .* came 'yes'"):
+        ltbench.write_site(tmp_path / "no", boards=folder, figures=False, pictures=False)
 
 
 @pytest.mark.slow
