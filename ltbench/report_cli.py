@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ltbench.options import plugin_option
 from ltbench.program import DEFAULT_RESULTS, DEFAULT_TUNED
 from ltbench.settings import parse_names
 from ltbench.site.choices import NUM_MISTAKES, SORTED_BY, TITLE
@@ -48,6 +49,7 @@ _folder = click.Path(path_type=Path, file_okay=False)
     show_default=True,
     help="Root of tuned settings, for the budget curves of tuned rows.",
 )
+@plugin_option
 @click.option("-j", "--jobs", type=int, help="Processes; default: one a core.")
 @click.option(
     "--board",

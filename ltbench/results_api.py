@@ -67,11 +67,14 @@ def write_site(
 
     Raises:
         DataMissingError: no finished run fits, or figures are wanted and matplotlib is missing.
-        UsageError: `out` holds something else than a site, or results and boards are both given.
+        UsageError: `out` holds something else than a site, results and boards are both given, or a
+            plugin cannot be imported.
     """
+    from ltbench.registry import import_plugins
     from ltbench.site.choices import Selection
     from ltbench.site.making import SiteOptions, make_site
 
+    import_plugins(choices.pop("plugins", ()))
     methods, protocol = choices.pop("methods", None), choices.pop("protocol", None)
     given, shown = _paths(results), _paths(boards)
     wanted = [dataset] if isinstance(dataset, str) else dataset or ()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,21 +121,6 @@ class Board:
     def bundle(self, name: str) -> Bundle:
         """The bundle of a row."""
         return open_bundle(self.bundle_path(name))
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the board while rows and table are written, and wait for others that do.
-
-        A table written beside another would lack the other's row. Where a file system has no locks,
-        two at once are found by `check`.
-        """
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def put(self, bundle: Bundle, row: Facts) -> Path:
         """Store a row and its bundle; the table is written by `write_table`."""

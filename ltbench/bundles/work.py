@@ -20,6 +20,7 @@ from ltbench.bundles.rerun import rerun
 from ltbench.bundles.row_checks import header_problems, rerun_problems
 from ltbench.bundles.scoring import rescored
 from ltbench.errors import DataMissingError, LtbenchError, UsageError, VerificationError
+from ltbench.files import alone
 from ltbench.results import RunFolder
 
 __all__ = ["Added", "Rerun", "add", "build", "check", "make_bundle"]
@@ -120,11 +121,11 @@ def build(
             records = rescored(bundle, board.reference)
             row = row_of(bundle, records, None if again is None else _again(bundle, again))
             check_shown(bundle.path, board.reference.lists, row, records)
-            with board.alone():
+            with alone(board.folder):
                 _refuse_known(bundle, board)
                 board.put(bundle, row)
             rows.append(row)
-        with board.alone():
+        with alone(board.folder):
             board.write_table(_records(board))
     return board, rows
 
@@ -213,7 +214,7 @@ def add(
     if dry_run:
         return Added(target.folder, None, row)
     target = Board.create(target.folder, reference)
-    with target.alone():
+    with alone(target.folder):
         _refuse_known(bundle, target)  # another process may have added it meanwhile
         file = target.put(bundle, row)
         target.write_table(_records(target))

@@ -27,6 +27,7 @@ class SiteChoices(TypedDict, total=False):
         num_mistakes: how many mistakes of a run are shown.
         data_root: where the data lie.
         tuned: the root of tuned settings, for the budget curves of tuned rows.
+        plugins: files of methods and data sets of one's own, for their pages and pictures.
         jobs: processes that make pages; None for one a core.
         say: takes lines on how far the work is.
     """
@@ -42,6 +43,7 @@ class SiteChoices(TypedDict, total=False):
     num_mistakes: int
     data_root: Path | None
     tuned: Path | None
+    plugins: Sequence[Path]
     jobs: int | None
     say: Callable[[str], None]
 

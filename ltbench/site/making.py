@@ -11,6 +11,7 @@ from typing import Final
 from tqdm import tqdm
 
 from ltbench.errors import UsageError
+from ltbench.files import alone, storage_errors
 from ltbench.program import DEFAULT_TUNED
 from ltbench.registry import DATASETS
 from ltbench.report.published import Published
@@ -82,7 +83,7 @@ def make_site(selection: Selection, out: Path, options: SiteOptions | None = Non
     """
     chosen = options or SiteOptions()
     chosen.check()
-    folder = SiteFolder.opened(out, _PLANNED)
+    SiteFolder.opened(out, _PLANNED)  # refuses what cannot be, before anything is read
     with read_material(selection, per_class=chosen.figures) as material:
         num_rows = len({record["key"] for record in material.records})
         if chosen.bold and num_rows > _MANY_ROWS:
@@ -95,7 +96,11 @@ def make_site(selection: Selection, out: Path, options: SiteOptions | None = Non
             published=published,
             shown=material.without_roots,
         )
-        return _made(folder, chosen, material, boards)
+        with storage_errors(out, "--out"):
+            out.mkdir(parents=True, exist_ok=True)
+        with alone(out):  # two commands that write and remove at once would leave half of each
+            folder = SiteFolder.opened(out, _PLANNED)
+            return _made(folder, chosen, material, boards)
 
 
 def _made(folder: SiteFolder, chosen: SiteOptions, material: Material, boards: list[Board]) -> Made:

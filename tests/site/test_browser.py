@@ -242,6 +242,10 @@ def test_capitals_do_not_matter_and_a_changed_address_is_followed(start, whole):
     browser.open(whole / "index.html")
     browser.find("#filter-text").send_keys("CE")
     assert browser.names("made-group") == ["ce", "ce@strong"]
+    for word, names in {"trong": [], "strong": ["ce@strong"], "ce@str": ["ce@strong"]}.items():
+        browser.find("#filter-text").clear()
+        browser.find("#filter-text").send_keys(word)
+        assert browser.names("made-group") == names
     go = (
         "const done = arguments[1]; location.hash = arguments[0];"
         "addEventListener('hashchange', () => done(), {once: true})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from html_pages import body_rows, read, table
 from site_runs import row
 
 import ltbench
+from ltbench.errors import VerificationError
+from ltbench.files import alone
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +52,45 @@ def test_selection(root, tmp_path, bench):
     assert answer.code == 0, answer.err
     rows = body_rows(table(read(tmp_path / "site" / "index.html"), "made-group-table"))
     assert [cells[0].text for cells in rows] == ["ecl"]
+
+
+OWN = """
+import torch.nn.functional as F
+from ltbench.method import METHODS, Method
+
+
+@METHODS.register("made_here", paper="A paper of ours", year=2026, source="none")
+class MadeHere(Method):
+    \"\"\"Cross-entropy, told on a card.\"\"\"
+
+    def per_sample_loss(self, logits, targets, progress):
+        return F.cross_entropy(logits, targets, reduction="none")
+"""
+
+
+def test_a_method_of_ones_own_has_its_card(tmp_path, bench, own_registries):
+    row(tmp_path / "runs", "made_here", 1.0, seeds=1)
+    (tmp_path / "made_here.py").write_text(OWN)
+    flags = ["--results", tmp_path / "runs", "--out", tmp_path / "site", "--no-figures"]
+    page = tmp_path / "site" / "methods" / "made_here.html"
+    assert bench("report", *flags).code == 0
+    assert "told on a card" not in read(page).text
+    answer = bench("report", *flags, "--plugin", tmp_path / "made_here.py")
+    assert answer.code == 0, answer.err
+    assert "Cross-entropy, told on a card." in read(page).text
+    assert "A paper of ours" in read(page).text
+
+
+def test_two_commands_write_one_after_the_other(root, tmp_path):
+    out = tmp_path / "site"
+    out.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with alone(out):
+            made = pool.submit(ltbench.write_site, out, results=root, figures=False, bold=False)
+            with pytest.raises(TimeoutError):
+                made.result(timeout=1.5)
+            assert not any(out.iterdir())
+        assert made.result(timeout=60).num_runs == 1
 
 
 @pytest.mark.parametrize(
@@ -112,7 +154,7 @@ def test_a_level_is_that_of_its_own_row(small_board, tmp_path):
     levels = {cells[0].text.removesuffix(" †"): cells[1].text for cells in rows}
     assert levels == {told["label"]: "re-scored", other["label"]: "re-run (bit for bit)"}
     first.write_text(json.dumps(told | {"rerun": "yes"}))
-    with pytest.raises(VerificationError, match="rerun: expected equal, .* came 'yes'"):
+    with pytest.raises(VerificationError, match=r"rerun: expected equal, .* came 'yes'"):
         ltbench.write_site(tmp_path / "no", boards=folder, figures=False, pictures=False)
 
 

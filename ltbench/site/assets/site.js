@@ -119,6 +119,15 @@
     });
   }
 
+  // "ce" finds "ce" and "ce@drw", not "balanced_softmax" nor a key with "ce" in the middle.
+  function begins(text, word) {
+    const inner = /^[a-z0-9]/.test(word);
+    for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + 1)) {
+      if (at === 0 || !inner || !/[a-z0-9]/.test(text[at - 1])) return true;
+    }
+    return false;
+  }
+
   function filter() {
     const words = fields.q.value.toLowerCase().split(/\s+/).filter(Boolean);
     const seeds = Number(fields.seeds.value) || 0;
@@ -129,7 +138,7 @@
       let here = 0;
       one.rows.forEach((entry) => {
         const fits = chosen && entry.seeds >= seeds && (!kind || entry.kind === kind)
-          && words.every((word) => entry.find.includes(word));
+          && words.every((word) => begins(entry.find, word));
         if (entry.row.hidden === fits) entry.row.hidden = !fits;
         here += fits;
       });
