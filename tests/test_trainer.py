@@ -394,6 +394,7 @@ def reachable(root):
     return list(found.values())
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path):
     """Without BatchNorm, the same batches on two processes give the same weights."""
     settings = {"epochs": 2, "machine.checkpoint_every_s": 0}

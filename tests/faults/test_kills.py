@@ -75,6 +75,7 @@ def test_killed_sweeps_on_ray(grid, chance):
     run_struck(grid, chance, 4, sweeps, signal.SIGKILL, "--launcher", "ray")
 
 
+@MANY
 def test_sigterm_saves_and_says_how_to_go_on(grid):
     command = grid.start()
     while not grid.busy():
