@@ -3,6 +3,7 @@ r"""Sheets as LaTeX: environments to be put into a paper with \input, in booktab
 from __future__ import annotations
 
 import itertools
+import math
 import re
 
 from ltbench.report.as_markdown import PUBLISHED
@@ -12,6 +13,8 @@ _LONGEST_FLOAT = 40  # lines; a longer table must be able to break over pages
 _MANY_COLUMNS = 9
 # In points: a letter of small print, roughly, the gap of two columns, and a line of `article`.
 _LETTER, _GAP, _LINE = 4.1, 6.0, 345.0
+# The same of heights: a page, a row, a caption with what is around it, a line of notes.
+_PAGE, _ROW, _CAPTION, _NOTE = 550.0, 12.0, 50.0, 9.5
 _FIRST_BEYOND_LATIN = 0x180
 
 _SPECIAL = {
@@ -53,6 +56,9 @@ _MEAN_AND_SPREAD = re.compile(r"(-?[0-9.]+) \N{PLUS-MINUS SIGN} ([0-9.]+)")
 
 def to_latex(sheet: Sheet) -> str:
     """A `table`, or a `longtable` where it is too long for a page; the comment says what it needs.
+
+    Notes that do not fit on the page of their `table` stand in the text after it, where they can
+    break over pages.
 
     A table that is wider than the text is scaled to its width; a `longtable`, which cannot be, lies
     on its side. Letters beyond Latin are left as they are: pdfLaTeX has no glyphs for them,
@@ -101,6 +107,7 @@ def _texts(sheet: Sheet) -> list[str]:
 
 
 def _float(sheet: Sheet) -> list[str]:
+    end = r"\end{table}"
     return [
         r"\begin{table}[tbp]",
         r"\centering\setlength{\tabcolsep}{3pt}\setlength{\belowcaptionskip}{4pt}",
@@ -113,9 +120,14 @@ def _float(sheet: Sheet) -> list[str]:
         *_body(sheet),
         r"\bottomrule",
         r"\end{tabular}}",
-        *_notes(sheet),
-        r"\end{table}",
+        *([*_notes(sheet), end] if _fits(sheet) else [end, *_notes_after(sheet)]),
     ]
+
+
+def _fits(sheet: Sheet) -> bool:
+    """Whether a `table` with its notes is likely to be no higher than a page."""
+    notes = sum(math.ceil(len(one_line(text)) * _LETTER / _LINE) for text in sheet.footer)
+    return _CAPTION + _ROW * (len(sheet.lines) + 2) + _NOTE * notes < _PAGE
 
 
 def _is_wide(sheet: Sheet) -> bool:
@@ -214,6 +226,10 @@ def _notes(sheet: Sheet) -> list[str]:
         *_paragraphs(sheet),
         r"\end{minipage}",
     ]
+
+
+def _notes_after(sheet: Sheet) -> list[str]:
+    return [r"\begingroup\scriptsize\raggedright", *_paragraphs(sheet), r"\endgroup"]
 
 
 def _paragraphs(sheet: Sheet) -> list[str]:

@@ -256,6 +256,25 @@ def test_latex_compiles(layout, tmp_path):
     assert "Overfull \\hbox" not in printed
 
 
+def noted(lines):
+    """A table of thirty rows, and notes of so many lines more."""
+    records = [made(f"row {i}", key=f"{i:016d}") for i in range(30)]
+    return comparison(records)[0].with_notes([f"Note {i}. {'words ' * 12}" for i in range(lines)])
+
+
+def test_notes_that_fill_a_page_stand_after_the_latex_table():
+    with_few, with_many = to_latex(noted(1)), to_latex(noted(40))
+    assert with_few.index("Note 0.") < with_few.index(r"\end{table}")
+    assert with_many.index(r"\end{table}") < with_many.index("Note 0.")
+
+
+@pytest.mark.services
+def test_a_latex_table_with_its_notes_is_no_higher_than_a_page(tmp_path):
+    for lines in (1, 40):
+        printed = compiled("pdflatex", LATIN, to_latex(noted(lines)), tmp_path)
+        assert "Float too large" not in printed
+
+
 @pytest.mark.services
 def test_long_latex_compiles(tmp_path):
     records = [made(f"[row] *{i}*", key=f"{i:016d}") for i in range(60)]
