@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ltbench.report.rows import NUM_SEEDS_WANTED, row_names, shown_keys
-
-if TYPE_CHECKING:
-    from ltbench.report.rows import Table
+from ltbench.report.rows import NUM_SEEDS_WANTED, Table, row_names, shown_keys
 
 Record = Mapping[str, Any]
 

@@ -105,13 +105,6 @@ class Table:
         return tuple(found.values())
 
     @property
-    def footer(self) -> tuple[str, ...]:
-        """What must be known to read the numbers, one statement a line."""
-        from ltbench.report.footer import footer
-
-        return tuple(footer([self]))
-
-    @property
     def num_images(self) -> int | None:
         """Of the test part; None where the records do not say."""
         value = self.rows[0].records[0]["metrics"]["test"].get("num_images")

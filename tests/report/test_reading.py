@@ -14,6 +14,7 @@ from table_records import made, made_board, made_run
 
 from ltbench import migrations
 from ltbench.errors import VerificationError
+from ltbench.report.footer import footer
 from ltbench.report.reading import read
 from ltbench.report.tables import comparison, sheets, to_markdown
 from ltbench.results import run_folders
@@ -199,4 +200,6 @@ def test_names_with_half_a_letter_are_printed(root):
 def test_awkward_types_of_notes_do_not_stop_a_footer():
     notes = {"left_out": 3, "mixed": [None, "a", 1] * 10, "deep": {"a": [1.5, None]}, "none": None}
     (table,) = comparison([made(protocol_notes=notes, data_notes={"label_map": {"a": "b"}})])
-    assert "left out: 3; mixed: 30 values, 1 to 1; deep: a 1.5/; label map: 1." in table.footer[1]
+    assert (
+        "left out: 3; mixed: 30 values, 1 to 1; deep: a 1.5/; label map: 1." in footer([table])[1]
+    )

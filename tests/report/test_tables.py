@@ -20,6 +20,7 @@ from ltbench.errors import UsageError, VerificationError
 from ltbench.metrics import METRICS, evaluate
 from ltbench.predictions import Predictions
 from ltbench.report.as_csv import COLUMNS, read_csv
+from ltbench.report.footer import footer
 from ltbench.report.tables import (
     DEFAULT_METRICS,
     comparison,
@@ -123,9 +124,9 @@ def test_protocols_splits_imbalances_and_data_sets_never_share_a_table():
 def test_notes_in_words_do_not_divide_a_table():
     notes = {"measured_imbalance": {"train": 50.0}, "split_by": "picture"}
     (table,) = comparison([made(), made("focal", ECL, protocol_notes=notes)])
-    assert "split by: image (ce); " in table.footer[1]
-    assert "split by: picture (focal)." in table.footer[1]
-    assert table.footer[2] == "Groups: writers are unknown."
+    assert "split by: image (ce); " in footer([table])[1]
+    assert "split by: picture (focal)." in footer([table])[1]
+    assert footer([table])[2] == "Groups: writers are unknown."
 
 
 def test_one_label_with_two_keys_stays_two_rows_told_apart():
@@ -146,7 +147,7 @@ def test_rows_keep_the_order_of_the_records_and_seeds_are_sorted():
 def test_differences_between_rows_are_said():
     records = [made(), made("focal", ECL, recipe="fashion", device="A100", precision="bf16-mixed")]
     (table,) = comparison(records)
-    text = "\n".join(table.footer)
+    text = "\n".join(footer([table]))
     assert "Recipe: digits (ce); fashion (focal)." in text
     assert "Devices: 1 x cpu (ce); 1 x A100 (focal)." in text
     assert "Precision: 32 (ce); bf16-mixed (focal)." in text
@@ -157,11 +158,11 @@ def test_batchnorm_is_told_where_a_row_had_several_devices():
     (table,) = comparison([one, two])
     assert (
         "Devices: 1 x cpu (ce); 2 x cpu (ecl). BatchNorm: one device (ce); per device (ecl). "
-    ) in "\n".join(table.footer)
+    ) in "\n".join(footer([table]))
     (table,) = comparison([one])
-    assert "BatchNorm" not in "\n".join(table.footer)
+    assert "BatchNorm" not in "\n".join(footer([table]))
     (table,) = comparison([made(num_devices=2)])
-    assert "BatchNorm: not recorded." in "\n".join(table.footer)
+    assert "BatchNorm: not recorded." in "\n".join(footer([table]))
 
 
 def test_classes_without_test_images_and_ties_are_told():
@@ -169,11 +170,11 @@ def test_classes_without_test_images_and_ties_are_told():
     rows = [made(metrics=made_metrics(0.8, **averaged, num_tied=0))]
     rows.append(made("ecl", ECL, metrics=made_metrics(0.9, **averaged, num_tied=2)))
     (table,) = comparison(rows)
-    assert "Means over classes: of the 6 of 8 classes that have test images." in table.footer
-    (ties,) = (line for line in table.footer if line.startswith("Ties"))
+    assert "Means over classes: of the 6 of 8 classes that have test images." in footer([table])
+    (ties,) = (line for line in footer([table]) if line.startswith("Ties"))
     assert ties.endswith("(ecl).")
     (whole,) = comparison(RECORDS)
-    assert not any(line.startswith(("Means over classes", "Ties")) for line in whole.footer)
+    assert not any(line.startswith(("Means over classes", "Ties")) for line in footer([whole]))
 
 
 def test_a_metric_undefined_for_one_seed_is_undefined_for_the_row():

@@ -9,6 +9,7 @@ from ltbench.cell import prepare
 from ltbench.config import rebuild, resolve
 from ltbench.errors import UsageError
 from ltbench.labels import changes
+from ltbench.report.footer import footer
 from ltbench.report.tables import comparison
 from ltbench.runner import Place, run
 from ltbench.testing.tiny import tiny_request
@@ -138,11 +139,11 @@ def test_rows_tuned_and_not_stand_apart(write, tmp_path):
     assert best["tuning"]["device_hours"] == 0.25
     assert best["digests"] == plain["digests"]
     (table,) = comparison([plain, best])
-    (line,) = [line for line in table.footer if line.startswith("Tuned: ")]
+    (line,) = [line for line in footer([table]) if line.startswith("Tuned: ")]
     assert (
         "study 0a1b2c3d4e5f, trial 3 of 12 (4 pruned) of 4 epochs: 0.7500, untuned 0.5000" in line
     )
-    assert f"Not tuned: {plain['label']}." in table.footer
+    assert f"Not tuned: {plain['label']}." in footer([table])
 
 
 def test_what_was_tuned_is_not_listed_as_changed(write):
