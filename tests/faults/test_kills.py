@@ -23,6 +23,7 @@ def run_struck(grid, chance, hits_wanted, targets, number=signal.SIGKILL, *more)
         command = grid.start(*more)
         while hits < hits_wanted and (command.process.is_alive() or not grid.is_done()):
             if not command.process.is_alive():
+                assert command.exit_code() not in (2, 3), command.text()  # it cannot begin
                 command = grid.start(*more)
             time.sleep(chance.uniform(0.0, 0.8))
             hits += grid.strike(chance, targets(grid, command), number)
