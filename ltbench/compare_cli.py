@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ltbench import results_api
-from ltbench.options import json_option, results_option
+from ltbench.options import json_option, print_or_write, results_option
 
 
 @click.command()
@@ -45,17 +45,10 @@ def compare(
 
     METHOD is ecl, ecl@authors, another row's label, or the beginning of its key.
     """
-    from ltbench.files import storage_errors, write_text
     from ltbench.stats.rendering import render
 
     found = results_api.compare(
         *(first, second, dataset), protocol=protocol, metric=metric, level=level, results=results
     )
     text = json.dumps(found.as_dict(), indent=2) + "\n" if as_json else render(found, table_format)
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    with storage_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, text)
-    click.echo(f"Wrote {out}")
+    print_or_write(text, out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -113,7 +114,7 @@ def predict(
 @json_option
 def export(
     run_name: str,
-    kind: str,
+    kind: Literal["onnx", "safetensors"],
     out: Path,
     data_root: Path | None,
     results: Path,
@@ -125,7 +126,7 @@ def export(
 
     found = model_api.export(
         run_name,
-        kind,  # type: ignore[arg-type]
+        kind,
         out,
         data_root=data_root,
         results=results,

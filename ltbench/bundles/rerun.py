@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from ltbench.errors import RunFailedError, UsageError, VerificationError
 from ltbench.files import write_json
 from ltbench.metrics import METRICS
 from ltbench.registry import DATASETS, METHODS, source_files
-from ltbench.results import RunFolder, run_folders
+from ltbench.results import run_folders
 
 __all__ = ["rerun"]
 
@@ -175,11 +174,7 @@ def _train(
             f"{bundle.path}: seed {seed} could not be trained again (exit code "
             f"{done.returncode}):\n{tail}"
         )
-    return _checked(finished[0])
-
-
-def _checked(run: RunFolder) -> Facts:
-    return json.loads(json.dumps(run.record()))  # type: ignore[no-any-return]
+    return finished[0].record()
 
 
 def _key_problems(claimed: Facts, found: Facts) -> tuple[list[str], set[str]]:

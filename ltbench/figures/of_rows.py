@@ -287,7 +287,8 @@ def _best(table: Table) -> tuple[list[tuple[Row, str]], str]:
 
     def score(row: Row) -> float:
         found = [metric.read(record["metrics"]["test"]) for record in row.records]
-        return float("-inf") if None in found else float(np.mean(found))  # type: ignore[arg-type]
+        defined = [value for value in found if value is not None]
+        return float(np.mean(defined)) if len(defined) == len(found) else float("-inf")
 
     best = sorted(table.rows, key=lambda row: -score(row))[:MOST_ROWS]
     keys = {row.key for row in best}
